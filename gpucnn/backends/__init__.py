@@ -1,0 +1,1 @@
+"""The code behind each device: `base` is the contract, `cpu` and `cuda` keep it."""

@@ -1,0 +1,110 @@
+"""The CUDA backend: one file per op, under the op's name, each launching `cuda_kernels/`'s of that
+name. It imports without CuPy and without a GPU; its `Runtime` brings both."""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gpucnn.backends.base import Backend
+from gpucnn.backends.cuda.conv2d import conv2d, conv2d_backward
+from gpucnn.backends.cuda.dense import dense, dense_backward
+from gpucnn.backends.cuda.gather import gather
+from gpucnn.backends.cuda.kernels import Kernels
+from gpucnn.backends.cuda.losses import cross_entropy, mse
+from gpucnn.backends.cuda.max_pool2d import max_pool2d, max_pool2d_backward
+from gpucnn.backends.cuda.optimizers import adam_step, sgd_step
+from gpucnn.backends.cuda.subsample2d import subsample2d, subsample2d_backward
+from gpucnn.connections import CompressedOrder
+
+
+@dataclass(frozen=True)
+class DeviceTable:
+    """A connection table's arrays on the device."""
+
+    pairs: Any
+    by_output: CompressedOrder
+    by_input: CompressedOrder
+
+
+class CudaBackend(Backend):
+    """This library's kernels on one device. Arrays and launches come from a `Runtime`."""
+
+    def __init__(self, runtime):
+        self.runtime = runtime
+        self.kernels = Kernels(runtime)
+        self.device = runtime.device
+        self._tables = WeakKeyDictionary()
+
+    @property
+    def description(self):
+        major, minor = self.runtime.profile.compute_capability
+        return f"{self.runtime.profile.name} (compute capability {major}.{minor})"
+
+    def owns(self, array):
+        return self.runtime.owns(array)
+
+    def empty(self, shape, dtype):
+        return self.runtime.empty(shape, dtype)
+
+    def zero(self, array):
+        self.runtime.zero(array)
+
+    def empty_batch(self, shape, dtype):
+        return self.runtime.empty(shape, dtype)
+
+    def from_host(self, host, out=None):
+        return self.runtime.upload(np.asarray(host), out)
+
+    def to_host(self, array):
+        return self.runtime.download(array)
+
+    def from_dlpack(self, external):
+        return self.runtime.from_dlpack(external)
+
+    def copy(self, source, out):
+        self.runtime.copy(source, out)
+
+    def synchronize(self):
+        self.runtime.synchronize()
+
+    def contiguous(self, array, name, workspace):
+        """`array` if it is C-contiguous or None, else a contiguous copy of it."""
+        if array is None or array.flags.c_contiguous:
+            return array
+        copy = self.scratch(workspace, name, array.shape, array.dtype)
+        self.runtime.copy(array, copy)
+        return copy
+
+    def scratch(self, workspace, name, shape, dtype):
+        """A contiguous array of unset values, the workspace's if there is one."""
+        if workspace is None:
+            return self.runtime.empty(shape, dtype)
+        return workspace.take(name, shape, dtype)
+
+    def table(self, connections):
+        """The `DeviceTable` of a connection table, uploaded once."""
+        if connections not in self._tables:
+            self._tables[connections] = DeviceTable(
+                self.runtime.upload(connections.pairs), self._upload(connections.by_output),
+                self._upload(connections.by_input))
+        return self._tables[connections]
+
+    def _upload(self, order):
+        return CompressedOrder(*map(self.runtime.upload,
+                                    (order.starts, order.connections, order.others)))
+
+    conv2d_backward = conv2d_backward
+    conv2d = conv2d
+    subsample2d_backward = subsample2d_backward
+    subsample2d = subsample2d
+    max_pool2d_backward = max_pool2d_backward
+    max_pool2d = max_pool2d
+    dense_backward = dense_backward
+    dense = dense
+    gather = gather
+    mse = mse
+    cross_entropy = cross_entropy
+    sgd_step = sgd_step
+    adam_step = adam_step

@@ -1,0 +1,179 @@
+"""Specialise, compile and launch the kernels of `cuda_kernels/`.
+
+A kernel file is compiled once for each *specialisation*: an element type, an activation and a few
+sizes that are constants to the compiler. They reach it as a generated header, which the file
+includes as `constants.h`:
+
+    using real = float;
+    using Squash = ScaledTanh;
+    constexpr int KERNEL_HEIGHT = 5;
+
+All headers are pasted into one source text, because CuPy's kernel cache does not look into
+included files; `#line` keeps the files' own names in every compiler's messages.
+
+Every launch passes `Kernels.launch`. It reads the kernel's parameters from the source itself and
+checks each argument against them: CuPy would pass a Python float as a double and ignore strides.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+import gpucnn
+from gpucnn.errors import KernelError
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)".*$', re.MULTILINE)
+_KERNEL = re.compile(
+    r'extern "C" __global__ void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\(([^()]*)\)')
+_SCALAR_TYPES = {"int": np.int32, "long long": np.int64, "unsigned char": np.uint8,
+                 "float": np.float32, "double": np.float64}
+_REAL_TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """One compiled form of a kernel file: `file` such as "conv2d.cu", element type `dtype`, an
+    activation's name (or None where the file uses none), and named int constants."""
+
+    file: str
+    dtype: np.dtype
+    activation: str | None = None
+    constants: tuple[tuple[str, int], ...] = ()
+
+    def header(self):
+        """The generated `constants.h`."""
+        lines = [f"using real = {_REAL_TYPES[self.dtype]};"]
+        if self.activation is not None:
+            struct = "".join(word.capitalize() for word in self.activation.split("_"))
+            lines.append(f"using Squash = {struct};")
+        lines += [f"constexpr int {name} = {value};" for name, value in self.constants]
+        return "\n".join(lines) + "\n"
+
+    def source(self):
+        """The whole source text, every header pasted in at its first `#include`."""
+        return _pasted(self.file, self.header(), set())
+
+    def __str__(self):
+        words = [self.dtype.name, *filter(None, [self.activation])]
+        words += [f"{name}={value}" for name, value in self.constants]
+        return f"{self.file} ({', '.join(words)})"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel, as declared in its source."""
+
+    name: str
+    dtype: np.dtype
+    is_array: bool
+
+
+@cache
+def kernel_directory():
+    """The folder of the `.cu` files: inside an installed package, beside an editable one."""
+    package = Path(gpucnn.__file__).parent
+    for folder in (package / "cuda_kernels", package.parent / "cuda_kernels"):
+        if (folder / "conv2d.cu").is_file():
+            return folder
+    raise KernelError(f"expected the CUDA kernels in {package / 'cuda_kernels'} or beside "
+                      f"{package}; the installation is incomplete")
+
+
+@cache
+def _text(file):
+    return (kernel_directory() / file).read_text(encoding="utf-8")
+
+
+def _pasted(file, header, seen):
+    def paste(match):
+        name = match.group(1)
+        if name in seen:
+            return ""
+        seen.add(name)
+        body = (f'#line 1 "constants.h"\n{header}' if name == "constants.h"
+                else _pasted(name, header, seen))
+        line = text.count("\n", 0, match.start()) + 2
+        return f'{body}\n#line {line} "cuda_kernels/{file}"'
+
+    text = _text(file)
+    return f'#line 1 "cuda_kernels/{file}"\n' + _INCLUDE.sub(paste, text)
+
+
+def kernel_parameters(source, dtype):
+    """The parameters of every `extern "C"` kernel in `source`: name -> tuple of `Parameter`.
+
+    `dtype` is what `real` stands for.
+    """
+    types = _SCALAR_TYPES | {"real": dtype}
+    return {name: tuple(_parameter(text, types) for text in parameters.split(","))
+            for name, parameters in _KERNEL.findall(source)}
+
+
+def _parameter(text, types):
+    words = text.replace("__restrict__", " ").replace("*", " * ").split()
+    kind = " ".join(word for word in words[:-1] if word not in ("const", "*"))
+    if kind not in types:
+        raise KernelError(f"kernel parameter {' '.join(words)!r}: expected one of the types "
+                          f"{', '.join(types)}")
+    return Parameter(words[-1], np.dtype(types[kind]), "*" in words)
+
+
+class Kernels:
+    """The compiled kernels of one runtime, made when they are first launched."""
+
+    def __init__(self, runtime):
+        self._runtime = runtime
+        self._compiled = {}
+
+    def launch(self, specialisation, name, blocks, threads, *arguments):
+        """Launch kernel `name` with `blocks` blocks (cut to the device's largest grid; kernels
+        loop over the rest) of `threads` threads. Nothing is launched for 0 blocks."""
+        if blocks == 0:
+            return
+        launcher, parameters = self._kernel(specialisation, name)
+        if len(arguments) != len(parameters):
+            raise KernelError(f"kernel {name}: expected {len(parameters)} arguments "
+                              f"({', '.join(p.name for p in parameters)}), got {len(arguments)}")
+        checked = tuple(self._checked(value, parameter, name)
+                        for value, parameter in zip(arguments, parameters, strict=True))
+        launcher(min(blocks, self._runtime.profile.max_blocks), threads, checked)
+
+    def _kernel(self, specialisation, name):
+        key = specialisation, name
+        if key not in self._compiled:
+            source = specialisation.source()
+            function = self._runtime.compile(source, str(specialisation))
+            for kernel, parameters in kernel_parameters(source, specialisation.dtype).items():
+                self._compiled[specialisation, kernel] = function(kernel), parameters
+        return self._compiled[key]
+
+    def _checked(self, value, parameter, kernel):
+        where = f"kernel {kernel}, argument {parameter.name!r}"
+        if not parameter.is_array:
+            return _scalar(value, parameter.dtype, where)
+        if value is None:
+            return None
+        if not self._runtime.owns(value):
+            raise KernelError(f"{where}: expected an array on {self._runtime.device}, "
+                              f"got {type(value).__name__}")
+        if value.dtype != parameter.dtype:
+            raise KernelError(f"{where}: expected {parameter.dtype}, got {value.dtype}")
+        if not value.flags.c_contiguous:
+            raise KernelError(f"{where}: expected a C-contiguous array, got one of shape "
+                              f"{value.shape} with strides {value.strides}")
+        return value
+
+
+def _scalar(value, dtype, where):
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise KernelError(f"{where}: expected an int, got {value!r}")
+        if not limits.min <= value <= limits.max:
+            raise KernelError(f"{where}: expected a value that fits {dtype}, got {value}")
+    elif not isinstance(value, (int, float, np.number)):
+        raise KernelError(f"{where}: expected a number, got {value!r}")
+    return dtype.type(value)

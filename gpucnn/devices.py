@@ -1,0 +1,129 @@
+"""The switch: from a device's name, or from arrays, to the backend that computes there.
+
+A device is "cpu", "cuda", "cuda:1", "auto" or a `Backend` itself. The device is chosen by asking
+what is there, never by trying and falling back: "cuda" without CuPy or without a GPU is an error,
+and "auto" takes CUDA exactly if it is usable.
+"""
+
+import functools
+import logging
+import re
+import warnings
+
+import numpy as np
+
+from gpucnn.backends.base import Backend
+from gpucnn.backends.cpu import CpuBackend
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.runtime import CupyRuntime, import_cupy
+from gpucnn.errors import DeviceError, DTypeError
+
+logger = logging.getLogger("gpucnn")
+
+_DLPACK_CPU, _DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 1, 2, 13
+_NAME = re.compile(r"(cpu|auto|cuda)|cuda:(\d+)")
+_array_types = {}
+
+
+def get_backend(device="auto"):
+    """The backend of a device.
+
+    Raises `DeviceError` if the name is none of a device's, or if that device cannot be used here,
+    saying what is missing and what to install.
+    """
+    if isinstance(device, Backend):
+        return device
+    match = _NAME.fullmatch(device) if isinstance(device, str) else None
+    if match is None:
+        raise DeviceError(f"device: expected 'cpu', 'cuda', 'cuda:N' or 'auto', got {device!r}")
+    if device == "cpu":
+        return _cpu()
+    if device == "auto":
+        backend = _automatic()
+        logger.info("device 'auto': taking %s, %s", backend.device, backend.description)
+        return backend
+    cupy, problem = import_cupy()
+    if problem is not None:
+        raise DeviceError(f"device {device!r}: {problem.reason}")
+    return _cuda(cupy, int(match.group(2) or 0))
+
+
+def backend_of(*arrays, where):
+    """The one backend that owns all of `arrays` (None among them is passed over).
+
+    Raises `DTypeError` for what is no array, `DeviceError` for arrays of several devices.
+    """
+    backends = [_owner(array, where) for array in arrays if array is not None]
+    if any(backend is not backends[0] for backend in backends):
+        devices = ", ".join(sorted({backend.device for backend in backends}))
+        raise DeviceError(f"{where}: expected arrays of one device, got arrays of {devices}")
+    return backends[0]
+
+
+def as_array(value, where):
+    """`value` as an array of its own device: DLPack objects become NumPy or CuPy arrays that share
+    their memory; arrays are returned as they are."""
+    if isinstance(value, np.ndarray) or _is_registered(value) or _is_cupy(value):
+        return value
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        raise DTypeError(f"{where}: expected a NumPy or CuPy array or a DLPack object, "
+                         f"got {type(value).__name__}")
+    kind, index = value.__dlpack_device__()
+    if kind == _DLPACK_CPU:
+        backend = _cpu()
+    elif kind in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED):
+        backend = get_backend(f"cuda:{index}")
+    else:
+        raise DeviceError(f"{where}: expected memory of a CPU or an NVIDIA GPU, got a DLPack "
+                          f"device of type {int(kind)}")
+    try:
+        return backend.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise DTypeError(f"{where}: {type(value).__name__} cannot be shared by DLPack: "
+                         f"{error}") from error
+
+
+def register_arrays(array_type, backend):
+    """Let `functional` take arrays of another type, computed by `backend`."""
+    _array_types[array_type] = backend
+
+
+def _owner(array, where):
+    if isinstance(array, np.ndarray):
+        return _cpu()
+    if type(array) in _array_types:
+        return _array_types[type(array)]
+    if _is_cupy(array):
+        return get_backend(f"cuda:{array.device.id}")
+    raise DTypeError(f"{where}: expected a NumPy or CuPy array, got {type(array).__name__}")
+
+
+def _is_registered(value):
+    return type(value) in _array_types
+
+
+def _is_cupy(value):
+    return type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "device")
+
+
+@functools.cache
+def _cpu():
+    return CpuBackend()
+
+
+@functools.cache
+def _cuda(cupy, index):
+    return CudaBackend(CupyRuntime(cupy, index))
+
+
+@functools.cache
+def _automatic():
+    cupy, problem = import_cupy()
+    if problem is None:
+        return _cuda(cupy, 0)
+    if problem.expected:
+        logger.info("device 'auto': no CUDA: %s", problem.reason)
+    else:
+        warnings.warn(f"device 'auto' takes the CPU: {problem.reason}", RuntimeWarning,
+                      stacklevel=4)
+    return _cpu()

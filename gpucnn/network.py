@@ -1,0 +1,359 @@
+"""A network: layers in a row, their parameters in one flat array."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gpucnn.backends.base import Workspace
+from gpucnn.devices import as_array, backend_of, get_backend
+from gpucnn.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+from gpucnn.layers import Layer
+from gpucnn.losses import get_loss
+from gpucnn.plans import PlainPlan
+from gpucnn.program import LayerProgram, ParameterSlot, Program
+from gpucnn.shapes import whole_number
+
+INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, section II.A: inputs of mean 0 and variance 1, roughly
+DTYPES = ("float32", "float64")
+
+
+class NamedArrays(Mapping):
+    """Views of one flat array, by name, such as "c3.weight"; `flat` is the array itself."""
+
+    def __init__(self, flat, slots):
+        self.flat = flat
+        self._views = {name: flat[slot.offset:slot.offset + slot.size].reshape(slot.shape)
+                       for name, slot in slots.items()}
+
+    def __getitem__(self, name):
+        if name not in self._views:
+            raise KeyError(f"expected one of {', '.join(self._views)}, got {name!r}")
+        return self._views[name]
+
+    def __iter__(self):
+        return iter(self._views)
+
+    def __len__(self):
+        return len(self._views)
+
+
+class Network:
+    """Layers in a row, on one device, with all parameters in one flat array and all gradients in
+    another.
+
+    layers: a list of `Layer`; those without a name get one of their op and place, as in "conv2d1".
+    input_shape: (maps, height, width) of one sample. seed: of the initial values (Philox); layers
+    that have values already keep them. dtype: "float32" or "float64". device: "cpu", "cuda",
+    "cuda:1", "auto" or a `Backend`. input_range: what the uint8 values 0 and 255 become; the lower
+    end is the background that images are padded with.
+
+    `parameters` and `gradients` are `NamedArrays`: by name, or all as `flat`.
+
+    Raises `ShapeError` if a layer does not fit the one before it, naming it.
+    """
+
+    def __init__(self, layers, input_shape, *, seed=0, dtype="float32", device="auto",
+                 input_range=INPUT_RANGE):
+        self.layers = _checked_layers(layers)
+        self.input_shape = _checked_input_shape(input_shape)
+        self.seed = whole_number(seed, "Network: seed", least=0)
+        if str(dtype) not in DTYPES:
+            raise ArgumentError(f"Network: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+        self.dtype = np.dtype(str(dtype))
+        self.input_range = _checked_range(input_range)
+        self.shapes = self._walk()
+        self._slots = self._allot()
+        values = self._initial_values()
+        self._bind(get_backend(device), values)
+
+    @property
+    def output_shape(self):
+        """The shape of one sample's output at the size that the network was built for."""
+        return self.shapes[-1]
+
+    @property
+    def device(self):
+        return self.backend.device
+
+    @property
+    def n_parameters(self):
+        return sum(slot.size for slot in self._slots.values())
+
+    def __getitem__(self, name):
+        """The layer of a name."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"expected a layer of {', '.join(layer.name for layer in self.layers)}, "
+                       f"got {name!r}")
+
+    def __repr__(self):
+        return (f"<Network: {len(self.layers)} layers, input {self.input_shape}, "
+                f"{self.n_parameters} parameters, {self.dtype} on {self.device}>")
+
+    # -- computing -----------------------------------------------------------------------------
+
+    def forward(self, x):
+        """The outputs for a batch x (samples, maps, height, width) of the network's type, on its
+        device: (samples, classes, out_height, out_width), or (samples, classes) behind a Flatten.
+        Every layer remembers what `backward` needs."""
+        x = self._checked_input(x)
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, grad_output, *, needs_grad_input=False):
+        """Fill `gradients` from the derivative of the loss by the last `forward`'s output; returns
+        the derivative by its input if that is needed, else None."""
+        for number in reversed(range(len(self.layers))):
+            grad_output = self.layers[number].backward(
+                grad_output, needs_grad_input=needs_grad_input or number > 0)
+        return grad_output
+
+    def outputs(self, images, *, batch_size=256):
+        """The outputs for any number of images, as a NumPy array (samples, classes, height, width)
+        or (samples, classes).
+
+        images: (samples, maps, height, width) or (samples, height, width), uint8 (scaled to
+        `input_range`) or the network's type (taken as they are), on the host or the network's
+        device. Smaller images than `input_shape` are padded with background; larger ones give more
+        output positions, unless the network has a Flatten.
+        """
+        batch_size = whole_number(batch_size, "batch_size", least=1)
+        images = self._checked_images(images)
+        shape = (images.shape[1], *(max(size, least) for size, least in zip(
+            images.shape[2:], self.input_shape[1:], strict=True)))
+        output_shape = self._walk(shape)[-1]
+        outputs = np.empty((len(images), *output_shape), self.dtype)
+        for first in range(0, len(images), batch_size):
+            part = images[first:first + batch_size]
+            if not self.backend.owns(part):
+                part = self.backend.from_host(part)
+            x = self.backend.empty_batch((len(part), *shape), self.dtype)
+            order = self.backend.from_host(np.arange(len(part), dtype=np.int32))
+            self.backend.gather(part, None, order, None, input_range=self.input_range, out=x,
+                                out_labels=None)
+            for layer in self.layers:
+                x = layer.apply(x)
+            outputs[first:first + batch_size] = self.backend.to_host(x)
+        return outputs
+
+    def predict(self, images, *, batch_size=256):
+        """The label of the largest output for each of any number of images, as a NumPy array:
+        (samples,), or (samples, height, width) where the outputs have several positions. `images`
+        and `batch_size` as in `outputs`."""
+        labels = self.outputs(images, batch_size=batch_size).argmax(axis=1)
+        if labels.ndim == 3 and labels.shape[1:] == (1, 1):
+            return labels[:, 0, 0]
+        return labels
+
+    def compile_step(self, *, loss, optimizer, batch_size):
+        """A training step as a plan, with everything allocated and compiled beforehand.
+
+        loss: "mse", "cross_entropy" or a loss object. optimizer: `SGD(...)` or `Adam(...)`.
+        batch_size: the largest batch. The plan has `step(images, labels)`, `explain()`, and what
+        `gpucnn.fit` uses; it trains this network's own parameters.
+        """
+        program = self.program(loss=loss, optimizer=optimizer, batch_size=batch_size)
+        return self.backend.compile(program) or PlainPlan(self, program)
+
+    def program(self, *, loss, optimizer, batch_size):
+        """The `Program` of a training step, for a planner."""
+        if not hasattr(optimizer, "scalars"):
+            raise ArgumentError(f"optimizer: expected SGD(...) or Adam(...), got {optimizer!r}")
+        layers = tuple(
+            LayerProgram(layer.op, layer.name, shape, output_shape, layer.options(),
+                         getattr(layer, "connections", None),
+                         tuple(slot for name, slot in self._slots.items()
+                               if name.startswith(f"{layer.name}.")),
+                         layer.multiply_adds(shape))
+            for layer, shape, output_shape in zip(
+                self.layers, (self.input_shape, *self.shapes), self.shapes, strict=False))
+        return Program(layers, self.input_shape, self.input_range, self.dtype.name,
+                       self.n_parameters, get_loss(loss), optimizer,
+                       whole_number(batch_size, "batch_size", least=1))
+
+    # -- parameters ----------------------------------------------------------------------------
+
+    def to(self, device):
+        """Move the parameters to another device, in place; returns the network itself. Gradients
+        start there at zero, and plans compiled before are void."""
+        backend = get_backend(device)
+        if backend is not self.backend:
+            self._bind(backend, self.parameter_values())
+        return self
+
+    def parameter_values(self):
+        """Name -> NumPy copy of every parameter."""
+        return {name: self.backend.to_host(array) for name, array in self.parameters.items()}
+
+    def set_parameters(self, values):
+        """Copy in the values of all parameters, a mapping of NumPy arrays by name.
+
+        Raises `ShapeError` for a missing, unknown or misshapen array, before anything is changed.
+        """
+        if set(values) != set(self._slots):
+            missing, unknown = set(self._slots) - set(values), set(values) - set(self._slots)
+            raise ShapeError(f"parameters: expected {', '.join(self._slots)}; missing: "
+                             f"{', '.join(sorted(missing)) or 'none'}, unknown: "
+                             f"{', '.join(sorted(unknown)) or 'none'}")
+        for name, slot in self._slots.items():
+            if np.shape(values[name]) != slot.shape:
+                raise ShapeError(f"parameter {name}: expected shape {slot.shape}, "
+                                 f"got {np.shape(values[name])}")
+        self.backend.from_host(self._flattened(values), self.parameters.flat)
+
+    def summary(self):
+        """A table, as text: each layer's output shape, parameters, connections (pairs of joined
+        maps) and multiply-adds for one sample."""
+        rows = [("layer", "", "output", "parameters", "connections", "multiply-adds")]
+        rows.append(("input", "", _times(self.input_shape), "", "", ""))
+        totals = [0, 0]
+        for layer, shape, output_shape in zip(self.layers, (self.input_shape, *self.shapes),
+                                              self.shapes, strict=False):
+            connections = getattr(layer, "connections", None)
+            counts = layer.n_parameters, layer.multiply_adds(shape)
+            totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            rows.append((layer.name, _described(layer), _times(output_shape), f"{counts[0]:,}",
+                         "" if connections is None else f"{connections.n_connections:,}",
+                         f"{counts[1]:,}"))
+        rows.append(("total", "", "", f"{totals[0]:,}", "", f"{totals[1]:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(
+            text.ljust(width) if number < 3 else text.rjust(width)
+            for number, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in rows)
+
+    # -- how it is built -----------------------------------------------------------------------
+
+    def _walk(self, shape=None):
+        """The output shape of every layer for an input of `shape`, with the layers' own checks."""
+        shapes = []
+        shape = self.input_shape if shape is None else shape
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+            shapes.append(shape)
+        return tuple(shapes)
+
+    def _allot(self):
+        slots, offset = {}, 0
+        for layer in self.layers:
+            for name, shape in layer.parameter_shapes().items():
+                size = int(np.prod(shape))
+                slots[f"{layer.name}.{name}"] = ParameterSlot(name, shape, offset, size)
+                offset += size
+        return slots
+
+    def _initial_values(self):
+        """Drawn for each layer from its own stream, so that one layer's size changes no other's."""
+        values = {}
+        for number, layer in enumerate(self.layers):
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+            initial = layer.initial_values(generator)
+            if layer.backend is not None:
+                initial = {name: layer.backend.to_host(array)
+                           for name, array in layer.parameters.items()}
+            values |= {f"{layer.name}.{name}": array for name, array in initial.items()}
+        return values
+
+    def _flattened(self, values):
+        flat = np.empty(self.n_parameters, self.dtype)
+        for name, slot in self._slots.items():
+            flat[slot.offset:slot.offset + slot.size] = np.reshape(values[name], -1)
+        return flat
+
+    def _bind(self, backend, values):
+        self.backend = backend
+        self.parameters = NamedArrays(backend.from_host(self._flattened(values)), self._slots)
+        self.gradients = NamedArrays(backend.zeros((self.n_parameters,), self.dtype), self._slots)
+        workspace = Workspace(backend)
+        for layer in self.layers:
+            names = {name: f"{layer.name}.{name}" for name in layer.parameter_shapes()}
+            layer.bind(self, backend,
+                       {name: self.parameters[full] for name, full in names.items()},
+                       {name: self.gradients[full] for name, full in names.items()}, workspace)
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _checked_input(self, x):
+        x = as_array(x, "Network.forward")
+        if not self.backend.owns(x):
+            raise DeviceError(f"Network.forward: expected an input on {self.device}, got one on "
+                              f"{backend_of(x, where='Network.forward').device}")
+        if x.dtype != self.dtype:
+            raise DTypeError(f"Network.forward: expected an input of {self.dtype}, got {x.dtype}")
+        if x.ndim != 4:
+            raise ShapeError(f"Network.forward: expected an input of shape (samples, maps, height, "
+                             f"width), got {x.shape}")
+        return x
+
+    def _checked_images(self, images):
+        images = as_array(images, "images")
+        if not self.backend.owns(images) and not isinstance(images, np.ndarray):
+            raise DeviceError(f"images: expected an array on {self.device} or the host, got one on "
+                              f"{backend_of(images, where='images').device}")
+        if images.ndim == 3:
+            images = images[:, None]
+        if images.ndim != 4 or images.shape[1] != self.input_shape[0] or 0 in images.shape[1:]:
+            raise ShapeError(f"images: expected shape (samples, {self.input_shape[0]}, height, "
+                             f"width) or, of one map, (samples, height, width), got {images.shape}")
+        if images.dtype not in (np.uint8, self.dtype):
+            raise DTypeError(f"images: expected uint8 or {self.dtype}, got {images.dtype}")
+        return images
+
+
+def _checked_layers(layers):
+    layers = list(layers)
+    if not layers:
+        raise ArgumentError("Network: expected at least one layer, got none")
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise ArgumentError(f"Network: expected layers, got {layer!r} at place {number}")
+        if layer.network is not None:
+            raise ArgumentError(f"Network: {layer.where} belongs to another network already")
+        if any(layer is other for other in layers[:number]):
+            raise ArgumentError(f"Network: {layer.where} stands in the list twice")
+        if layer.name is None:
+            layer.name = f"{layer.op}{number + 1}"
+    names = [layer.name for layer in layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"Network: expected distinct names of layers, got {name!r} twice")
+    return layers
+
+
+def _checked_input_shape(shape):
+    try:
+        shape = tuple(whole_number(size, "Network: input_shape", least=1) for size in shape)
+    except TypeError:
+        shape = ()
+    if len(shape) != 3:
+        raise ShapeError(f"Network: expected an input_shape (maps, height, width), got {shape}")
+    return shape
+
+
+def _checked_range(input_range):
+    try:
+        low, high = map(float, input_range)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not (np.isfinite(low) and np.isfinite(high) and low != high):
+        raise ArgumentError(f"Network: expected an input_range of two different numbers, "
+                            f"got {input_range!r}")
+    return low, high
+
+
+def _times(shape):
+    return " x ".join(map(str, shape))
+
+
+def _described(layer):
+    """A layer's class with its window and activation, for the summary."""
+    options = layer.options()
+    words = [type(layer).__name__]
+    for key in ("kernel_size", "pool_size"):
+        if key in options:
+            words.append("x".join(map(str, options[key])))
+    if "activation" in options:
+        words.append(options["activation"])
+    return " ".join(words)

@@ -1,0 +1,243 @@
+"""A training step as a plan: the plain one, which every other plan is tested against."""
+
+import numpy as np
+
+from gpucnn.backends.base import Workspace
+from gpucnn.devices import as_array, backend_of
+from gpucnn.errors import DataError, DeviceError, DTypeError, ShapeError
+
+LOSSES_AT_ONCE = 256  # losses of steps are allocated in arrays of this many
+
+
+class Loss:
+    """The loss of one step, a number that stays on the device until it is asked for: `float(loss)`
+    waits for the step and copies it."""
+
+    def __init__(self, backend, loss, totals):
+        self._backend = backend
+        self._loss = loss
+        self._totals = totals
+
+    def __float__(self):
+        """Raises `DataError` if a label of the step was out of range."""
+        check_labels(self._backend.to_host(self._totals))
+        return float(self._backend.to_host(self._loss)[0])
+
+    def __repr__(self):
+        return f"<Loss: {float(self):.6g}>"
+
+
+class ResidentData:
+    """A data set on a plan's device: images (count, maps, height, width), labels (count,) int32."""
+
+    def __init__(self, images, labels):
+        self.images = images
+        self.labels = labels
+
+    def __len__(self):
+        return len(self.labels)
+
+
+class PlainPlan:
+    """Runs a training step layer by layer, with every buffer allocated once.
+
+    `step` trains on a batch that it is given; `epoch` on batches of a data set that is on the device.
+    """
+
+    def __init__(self, network, program):
+        self.program = program
+        self.backend = network.backend
+        self.learning_rate = program.optimizer.lr
+        self.steps = 0
+        self._network = network
+        self._layers = network.layers
+        self._dtype = np.dtype(program.dtype)
+        self._classes = _single_position(program)
+        self.state = program.optimizer.state(self.backend, program.n_parameters, self._dtype)
+        self._allocate()
+
+    # -- what a user calls ---------------------------------------------------------------------
+
+    def step(self, images, labels):
+        """Train on one batch of 1 to batch_size samples; returns its `Loss`.
+
+        images: (samples, maps, height, width) or (samples, height, width), uint8 or the network's
+        type, at most as large as its input; labels: (samples,) of any integer type. Arrays of the
+        host are copied to the device. The rate is `learning_rate`, which may be set between steps.
+        """
+        self._check_backend()
+        images, labels = self._checked_batch(images, labels)
+        samples = len(labels)
+        data = ResidentData(self._on_device(images), self._on_device(labels))
+        self.steps += 1
+        scalars = self.backend.from_host(np.array(
+            self.program.optimizer.scalars(self.steps, self.learning_rate), self._dtype))
+        loss, totals = self._next_loss()
+        self._launch(data, self._first[:samples], None, scalars, loss, totals)
+        return Loss(self.backend, loss, totals)
+
+    def load(self, dataset):
+        """The images and labels of a `Dataset` on the plan's device."""
+        self._check_images(dataset.images)
+        if dataset.classes > self._classes:
+            raise DataError(f"training: expected labels of 0 to {self._classes - 1}, as many as the "
+                            f"network has outputs, got a data set of {dataset.classes} classes")
+        return ResidentData(self.backend.from_host(dataset.images),
+                            self.backend.from_host(dataset.labels))
+
+    def epoch(self, data, order, shifts, rates, progress=None):
+        """Train on `data` once, in batches; returns (mean loss, error in per cent) over the epoch.
+
+        order: int32 (samples,), the sample of each place; shifts: int32 (samples, 2) or None; rates:
+        the learning rate of each batch. progress, if given, is called with the number of samples of
+        each batch. The loss and the error are those of each batch before its own update.
+        """
+        self._check_backend()
+        batch_size = self.program.batch_size
+        scalars = np.array([self.program.optimizer.scalars(self.steps + number, float(rate))
+                            for number, rate in enumerate(rates, start=1)], self._dtype)
+        scalars = self.backend.from_host(scalars)
+        order = self.backend.from_host(np.asarray(order, np.int32))
+        if shifts is not None:
+            shifts = self.backend.from_host(np.asarray(shifts, np.int32))
+        totals = self.backend.zeros((3,), np.float64)
+        for number, first in enumerate(range(0, len(order), batch_size)):
+            batch = slice(first, min(first + batch_size, len(order)))
+            self.steps += 1
+            self._launch(data, order[batch], None if shifts is None else shifts[batch],
+                         scalars[number], self._epoch_loss, totals)
+            if progress is not None:
+                progress(batch.stop - batch.start)
+        totals = self.backend.to_host(totals)
+        check_labels(totals)
+        return float(totals[0] / len(order)), float(100 * totals[1] / len(order))
+
+    def explain(self):
+        """A text: the plan's steps in the order in which they run."""
+        program = self.program
+        lines = [f"plain plan on {self.backend.device}: layer by layer, {program.dtype}, batches of "
+                 f"up to {program.batch_size}",
+                 "gather: scale, pad and shift the images"]
+        lines += [f"{layer.name}: {layer.op}, {layer.input_shape} to {layer.output_shape}, "
+                  f"{layer.multiply_adds} multiply-adds a sample" for layer in program.layers]
+        lines.append(f"{program.loss.op} and its gradient")
+        lines += [f"{layer.name}: {layer.op}_backward" for layer in reversed(program.layers)]
+        lines.append(f"{program.optimizer}: update of {program.n_parameters} parameters")
+        return "\n".join(lines)
+
+    # -- how it works --------------------------------------------------------------------------
+
+    def _allocate(self):
+        backend, program, most = self.backend, self.program, self.program.batch_size
+        self._workspace = Workspace(backend)
+        self._first = backend.from_host(np.arange(most, dtype=np.int32))
+        self._input = backend.empty_batch((most, *program.input_shape), self._dtype)
+        self._labels = backend.empty((most,), np.int32)
+        self._outputs = [self._buffer(layer, spec.output_shape)
+                         for layer, spec in zip(self._layers, program.layers, strict=True)]
+        self._grad_inputs = [None] + [
+            self._buffer(layer, spec.input_shape)
+            for layer, spec in zip(self._layers[1:], program.layers[1:], strict=True)]
+        self._grad_output = backend.empty((most, self._classes), self._dtype)
+        self._epoch_loss = backend.empty((1,), self._dtype)
+        self._losses_used = LOSSES_AT_ONCE
+
+    def _buffer(self, layer, shape):
+        if layer.is_view:
+            return None
+        return self.backend.empty_batch((self.program.batch_size, *shape), self._dtype)
+
+    def _launch(self, data, order, shifts, scalars, loss, totals):
+        """One whole step, all of it on the device: gather, forward, loss, backward, update."""
+        samples = len(order)
+        x, labels = self._input[:samples], self._labels[:samples]
+        self.backend.gather(data.images, data.labels, order, shifts,
+                            input_range=self.program.input_range, out=x, out_labels=labels)
+        for layer, buffer in zip(self._layers, self._outputs, strict=True):
+            x = layer.forward(x, None if buffer is None else buffer[:samples])
+        grad = self._grad_output[:samples]
+        self.program.loss.evaluate(self.backend, x.reshape(samples, self._classes), labels,
+                                   grad_output=grad, loss=loss, totals=totals,
+                                   workspace=self._workspace)
+        grad = grad.reshape(x.shape)
+        for number in reversed(range(len(self._layers))):
+            buffer = self._grad_inputs[number]
+            grad = self._layers[number].backward(grad, needs_grad_input=number > 0,
+                                                 out=None if buffer is None else buffer[:samples])
+        self.program.optimizer.update(self.backend, self._network.parameters.flat,
+                                      self._network.gradients.flat, self.state, scalars)
+
+    def _next_loss(self):
+        """Places for one step's loss and totals. Arrays of many are made at once; each stays alive
+        as long as a `Loss` refers to it."""
+        if self._losses_used == LOSSES_AT_ONCE:
+            self._losses = self.backend.empty((LOSSES_AT_ONCE,), self._dtype)
+            self._totals = self.backend.zeros((LOSSES_AT_ONCE, 3), np.float64)
+            self._losses_used = 0
+        number = self._losses_used
+        self._losses_used += 1
+        return self._losses[number:number + 1], self._totals[number]
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _check_backend(self):
+        if self._network.backend is not self.backend:
+            raise DeviceError(f"plan: expected the network on {self.backend.device}, where the plan "
+                              f"was compiled, got it on {self._network.backend.device}")
+
+    def _on_device(self, array):
+        return array if self.backend.owns(array) else self.backend.from_host(array)
+
+    def _checked_batch(self, images, labels):
+        images, labels = as_array(images, "step: images"), as_array(labels, "step: labels")
+        for name, array in (("images", images), ("labels", labels)):
+            if not self.backend.owns(array) and not isinstance(array, np.ndarray):
+                raise DeviceError(f"step: expected {name} on {self.backend.device} or the host, got "
+                                  f"them on {backend_of(array, where='step').device}")
+        if images.ndim == 3:
+            images = images[:, None]
+        self._check_images(images)
+        if labels.ndim != 1 or len(labels) != len(images):
+            raise ShapeError(f"step: expected labels of shape ({len(images)},), got {labels.shape}")
+        if not 1 <= len(labels) <= self.program.batch_size:
+            raise ShapeError(f"step: expected 1 to {self.program.batch_size} samples, "
+                             f"got {len(labels)}")
+        if labels.dtype.kind not in "iu":
+            raise DTypeError(f"step: expected labels of an integer type, got {labels.dtype}")
+        if isinstance(labels, np.ndarray):
+            outside = (labels < 0) | (labels >= self._classes)
+            if outside.any():
+                sample = int(np.argmax(outside))
+                raise DataError(f"step: expected labels of 0 to {self._classes - 1}, got "
+                                f"{labels[sample]} for sample {sample}")
+            labels = labels.astype(np.int32)
+        elif labels.dtype != np.int32:
+            raise DTypeError(f"step: expected labels of int32 on the device, got {labels.dtype}")
+        return images, labels
+
+    def _check_images(self, images):
+        maps, height, width = self.program.input_shape
+        if images.dtype not in (np.uint8, self._dtype):
+            raise DTypeError(f"training: expected images of uint8 or {self._dtype}, "
+                             f"got {images.dtype}")
+        if (images.ndim != 4 or images.shape[1] != maps or not 0 < images.shape[2] <= height
+                or not 0 < images.shape[3] <= width):
+            raise ShapeError(f"training: expected images of {maps} maps of at most {height}x{width} "
+                             f"pixels, got an array of shape {images.shape}")
+
+
+def check_labels(totals):
+    """Raise `DataError` if totals (losses, errors, bad labels) count a label out of range."""
+    if totals[2]:
+        raise DataError(f"training: expected labels below the number of the network's outputs, got "
+                        f"{int(totals[2])} label(s) out of range")
+
+
+def _single_position(program):
+    """The number of classes, if the network's output has a single position."""
+    classes, *positions = program.layers[-1].output_shape
+    if any(size != 1 for size in positions):
+        raise ShapeError(f"training: expected a network with one output position, got "
+                         f"{positions[0]}x{positions[1]} (output of shape "
+                         f"{program.layers[-1].output_shape})")
+    return classes

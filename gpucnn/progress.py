@@ -1,0 +1,88 @@
+"""Progress bars of training, drawn by rich where it is installed."""
+
+import importlib.util
+import sys
+
+from gpucnn.errors import MissingDependencyError
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return False
+
+    def begin(self, epoch):
+        """An epoch begins."""
+
+    def advance(self, samples):
+        """A batch of `samples` has been trained."""
+
+    def end(self, record):
+        """An epoch ends with its `EpochRecord`."""
+
+
+class RichProgress(NoProgress):
+    """A bar for the epoch that runs: samples, samples per second, time left in the epoch, and the
+    last epoch's errors."""
+
+    def __init__(self, epochs, samples, console=None):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._epochs = epochs
+        self._samples = samples
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+            TextColumn("{task.fields[result]}"),
+            console=console or Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("", total=samples, rate="", result="")
+
+    def __enter__(self):
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception):
+        self._progress.stop()
+        return False
+
+    def begin(self, epoch):
+        self._progress.reset(self._task, description=f"epoch {epoch}/{self._epochs}")
+
+    def advance(self, samples):
+        speed = self._progress.tasks[0].speed
+        self._progress.update(self._task, advance=samples,
+                              rate=f"{speed:,.0f} samples/s" if speed else "")
+
+    def end(self, record):
+        result = f"train {record.train_error:.2f} %"
+        if record.test_error is not None:
+            result += f", test {record.test_error:.2f} %"
+        self._progress.update(self._task, result=result)
+
+
+def choose_progress(wanted, epochs, samples):
+    """The bar for `fit`'s argument `progress`: True, False, None (one if it can be seen), or a
+    progress object of the caller's.
+
+    Raises `MissingDependencyError` if one is demanded and rich is missing.
+    """
+    if isinstance(wanted, NoProgress):
+        return wanted
+    installed = importlib.util.find_spec("rich") is not None
+    if wanted and not installed:
+        raise MissingDependencyError("progress=True: expected the package rich, which is not "
+                                     "installed: pip install gpucnn[cli]")
+    if wanted or (wanted is None and installed and sys.stderr.isatty()):
+        return RichProgress(epochs, samples)
+    return NoProgress()
