@@ -1,0 +1,68 @@
+// What a kernel compiled for the host (cuda_on_cpu.h) asks of the scheduler (scheduler.cpp).
+//
+// A kernel library is linked with the scheduler library of its own variant: plain, "address"
+// (CUDA_ON_CPU_ADDRESS) or "thread" (CUDA_ON_CPU_THREAD).
+#pragma once
+
+#include <stddef.h>
+
+#define CUDA_ON_CPU_EXPORT __attribute__((visibility("default")))
+
+struct uint3 {
+    unsigned int x, y, z;
+};
+
+namespace cuda_on_cpu {
+
+constexpr int MAX_THREADS = 1024;
+constexpr int WARP = 32;
+
+// A place in a kernel's source, as `#line` names it.
+struct Site {
+    const char *file;
+    int line;
+};
+
+// One launch, as tests/cuda_on_cpu/runtime.py describes it (the same fields in the same order).
+struct Launch {
+    long long blocks;
+    long long threads;
+    long long order;          // 0 forward, -1 reverse, else the seed of a random order
+    long long dynamic_bytes;  // size of `extern __shared__` memory
+    long long shared_limit;   // most shared memory that a block may have
+};
+
+// What went wrong in a launch. The offsets are return addresses in the kernel library: the later
+// and the earlier access of a data race.
+struct Fault {
+    char message[1024];
+    const char *file;
+    int line;
+    unsigned long long offsets[2];
+};
+
+using ThreadFunction = void (*)(const char *arguments);
+
+// Run the whole grid; 0, or 1 when `fault` was filled in.
+CUDA_ON_CPU_EXPORT int run(const Launch *launch, long long launch_bounds, ThreadFunction function,
+                           const char *arguments, Fault *fault);
+
+enum class Barrier { plain, count, all, any };
+CUDA_ON_CPU_EXPORT int block_barrier(Barrier kind, bool predicate, Site site);
+
+// A meeting of a warp's lanes. `sync` returns 0, `vote` the mask of lanes whose value is not
+// zero, `shuffle` the value of lane `source`.
+enum class WarpCall { sync, vote, shuffle };
+CUDA_ON_CPU_EXPORT unsigned long long warp_meeting(
+    WarpCall call, unsigned mask, unsigned long long value, int source, Site site);
+
+// The block's memory of a `__shared__` variable, known by `key`; 0xFF in every byte at first.
+CUDA_ON_CPU_EXPORT void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site);
+CUDA_ON_CPU_EXPORT void *dynamic_shared_memory();
+
+// Tell the race detector of an atomic access, made from the code at `address`.
+CUDA_ON_CPU_EXPORT void atomic_access(const void *memory, int bytes, const void *address);
+
+[[noreturn]] CUDA_ON_CPU_EXPORT void trap(Site site);
+
+}  // namespace cuda_on_cpu

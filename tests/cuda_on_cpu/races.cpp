@@ -1,0 +1,249 @@
+// A data race detector for one launch: the "thread" variant.
+//
+// g++ -fsanitize=thread makes a kernel call __tsan_read4(address) and its kin before each access
+// to memory. Here these are answered with CUDA's rules: two accesses to a byte, one of them a
+// write and not both atomic, are a race unless they are of one thread, of two threads of a block
+// with __syncthreads between them, or of two lanes of a warp with __syncwarp between them. What
+// ran first does not matter, so one order of the threads shows the races of all. Shuffles, votes,
+// atomics and fences order nothing, and blocks are never ordered: a kernel in which the last block
+// adds up what the others wrote is reported. So are threads that write the same value.
+//
+// Each four bytes of memory have a cell: who wrote it last and who read it since.
+#include "scheduler.h"
+
+#ifdef CUDA_ON_CPU_THREAD
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace cuda_on_cpu {
+
+namespace {
+
+struct Access {
+    uint32_t block;  // its serial, 0 for no access
+    uint32_t clock;  // the thread's, at the access
+    uint16_t thread;
+    bool atomic;
+    int32_t code;    // return address, counted from the launch's anchor
+};
+
+struct Cell {
+    Access writer;
+    Access readers[2];  // two that are not ordered stand for all of them
+    Cell *bytes;        // a cell for each byte, once parts of the four bytes were accessed
+};
+
+constexpr uintptr_t PAGE = 4096;
+constexpr uintptr_t CELLS = PAGE / 4;
+
+struct Page {
+    uintptr_t number;
+    Cell cells[CELLS];
+};
+
+// A thread's clocks: its own, that at its last block barrier, and the newest clock of each lane of
+// its warp that it is ordered after.
+struct Clocks {
+    uint32_t own, barrier, seen[WARP];
+};
+
+Clocks clocks[MAX_THREADS];
+const char *anchor;
+Page **table;  // open addressing by page number
+size_t table_size, page_count;
+Page *last_page;
+
+size_t slot_of(uintptr_t number) {
+    size_t slot = (number * 0x9E3779B97F4A7C15u) >> 20 & (table_size - 1);
+    while (table[slot] && table[slot]->number != number) slot = (slot + 1) & (table_size - 1);
+    return slot;
+}
+
+void grow_table() {
+    Page **old = table;
+    const size_t old_size = table_size;
+    table_size = old_size ? 2 * old_size : 1024;
+    table = static_cast<Page **>(calloc(table_size, sizeof(Page *)));
+    for (size_t i = 0; i < old_size; ++i)
+        if (old[i]) table[slot_of(old[i]->number)] = old[i];
+    free(old);
+}
+
+Page *find_page(uintptr_t number, bool make) {
+    if (last_page && last_page->number == number) return last_page;
+    if (make && 2 * page_count >= table_size) grow_table();
+    if (!table_size) return nullptr;
+    Page *&page = table[slot_of(number)];
+    if (!page) {
+        if (!make) return nullptr;
+        page = static_cast<Page *>(calloc(1, sizeof(Page)));
+        page->number = number;
+        ++page_count;
+    }
+    return last_page = page;
+}
+
+void clear(Cell &cell) {
+    free(cell.bytes);
+    memset(&cell, 0, sizeof cell);
+}
+
+void free_pages() {
+    for (size_t i = 0; i < table_size; ++i) {
+        if (!table[i]) continue;
+        for (Cell &cell : table[i]->cells) free(cell.bytes);
+        free(table[i]);
+        table[i] = nullptr;
+    }
+    page_count = 0;
+    last_page = nullptr;
+}
+
+// Whether the running thread knows that `access` came before.
+bool ordered(const Access &access) {
+    if (access.block != block.serial) return access.block == 0;
+    if (access.thread == block.current) return true;
+    if (access.clock <= clocks[access.thread].barrier) return true;
+    return access.thread / WARP == block.current / WARP &&
+           access.clock <= clocks[block.current].seen[access.thread % WARP];
+}
+
+struct Kind {
+    bool write, atomic;
+};
+
+const char *name_of(Kind kind) {
+    return kind.atomic ? "atomic access" : kind.write ? "write" : "read";
+}
+
+[[noreturn]] void fail_on(const Access &earlier, Kind earlier_kind, Kind kind, const char *code) {
+    const char *whose = earlier.block == block.serial ? "this" : "another";
+    fail_race(code, anchor + earlier.code, "data race: %s here is not ordered after the %s by "
+              "thread %d of %s block", name_of(kind), name_of(earlier_kind), earlier.thread, whose);
+}
+
+void visit(Cell &cell, Kind kind, const char *code) {
+    if (!ordered(cell.writer) && !(kind.atomic && cell.writer.atomic))
+        fail_on(cell.writer, {true, cell.writer.atomic}, kind, code);
+    const Access self = {block.serial, clocks[block.current].own,
+                         uint16_t(block.current), kind.atomic, int32_t(code - anchor)};
+    Access *readers = cell.readers;
+    if (kind.write) {
+        for (int i = 0; i < 2; ++i)
+            if (!ordered(readers[i])) fail_on(readers[i], {false, false}, kind, code);
+        cell.writer = self;
+        readers[0].block = readers[1].block = 0;
+    } else if (ordered(readers[0])) {
+        readers[0] = self;
+    } else if (ordered(readers[1]) || readers[0].thread / WARP == readers[1].thread / WARP) {
+        readers[1] = self;  // two of different warps are not ordered by one __syncwarp
+    }
+}
+
+void visit_part(Cell &cell, uintptr_t first, uintptr_t last, Kind kind, const char *code) {
+    if (!cell.bytes) {
+        cell.bytes = static_cast<Cell *>(malloc(4 * sizeof(Cell)));
+        for (int i = 0; i < 4; ++i) {
+            cell.bytes[i] = cell;
+            cell.bytes[i].bytes = nullptr;
+        }
+    }
+    for (uintptr_t i = first; i < last; ++i) visit(cell.bytes[i], kind, code);
+}
+
+void access(const void *memory, uintptr_t bytes, Kind kind, const void *code) {
+    const char *first = static_cast<const char *>(memory);
+    if (!block.serial || (first >= fibres_begin && first < fibres_end)) return;
+    uintptr_t address = reinterpret_cast<uintptr_t>(memory);
+    const uintptr_t end = address + bytes;
+    while (address < end) {
+        Cell &cell = find_page(address / PAGE, true)->cells[address % PAGE / 4];
+        const uintptr_t start = address & ~uintptr_t(3);
+        const uintptr_t stop = end < start + 4 ? end : start + 4;
+        const char *here = static_cast<const char *>(code);
+        if (cell.bytes || stop - address < 4)
+            visit_part(cell, address - start, stop - start, kind, here);
+        else
+            visit(cell, kind, here);
+        address = stop;
+    }
+}
+
+}  // namespace
+
+void races_start(const void *function) {
+    anchor = static_cast<const char *>(function);
+    free_pages();
+}
+
+void races_start_block() {
+    memset(clocks, 0, block.size * sizeof(Clocks));
+    for (int t = 0; t < block.size; ++t) clocks[t].own = 1;
+}
+
+void races_forget(const void *memory, size_t bytes) {
+    uintptr_t address = reinterpret_cast<uintptr_t>(memory) & ~uintptr_t(3);
+    const uintptr_t end = reinterpret_cast<uintptr_t>(memory) + bytes;
+    for (; address < end; address += 4)
+        if (Page *page = find_page(address / PAGE, false)) clear(page->cells[address % PAGE / 4]);
+}
+
+void races_block_barrier() {
+    for (int t = 0; t < block.size; ++t) clocks[t].barrier = clocks[t].own++;
+}
+
+void races_warp_barrier(int warp, unsigned lanes) {
+    uint32_t joined[WARP] = {};
+    for (int lane = 0; lane < WARP; ++lane) {
+        if (!(lanes >> lane & 1)) continue;
+        Clocks &thread = clocks[warp + lane];
+        thread.seen[lane] = thread.own++;
+        for (int i = 0; i < WARP; ++i)
+            if (thread.seen[i] > joined[i]) joined[i] = thread.seen[i];
+    }
+    for (int lane = 0; lane < WARP; ++lane)
+        if (lanes >> lane & 1)
+            memcpy(clocks[warp + lane].seen, joined, sizeof joined);
+}
+
+void atomic_access(const void *memory, int bytes, const void *code) {
+    access(memory, bytes, {true, true}, code);
+}
+
+}  // namespace cuda_on_cpu
+
+#define HOOK(name, bytes, write)                                                          \
+    extern "C" CUDA_ON_CPU_EXPORT void name(void *memory) {                               \
+        cuda_on_cpu::access(memory, bytes, {write, false}, __builtin_return_address(0)); \
+    }
+#define HOOKS(bytes)                                 \
+    HOOK(__tsan_read##bytes, bytes, false)           \
+    HOOK(__tsan_write##bytes, bytes, true)           \
+    HOOK(__tsan_unaligned_read##bytes, bytes, false) \
+    HOOK(__tsan_unaligned_write##bytes, bytes, true)
+HOOKS(1)
+HOOKS(2)
+HOOKS(4)
+HOOKS(8)
+HOOKS(16)
+#define RANGE_HOOK(name, write)                                                           \
+    extern "C" CUDA_ON_CPU_EXPORT void name(void *memory, unsigned long bytes) {          \
+        cuda_on_cpu::access(memory, bytes, {write, false}, __builtin_return_address(0)); \
+    }
+RANGE_HOOK(__tsan_read_range, false)
+RANGE_HOOK(__tsan_write_range, true)
+extern "C" CUDA_ON_CPU_EXPORT void __tsan_init() {}
+
+#else
+
+namespace cuda_on_cpu {
+void races_start(const void *) {}
+void races_start_block() {}
+void races_forget(const void *, size_t) {}
+void races_block_barrier() {}
+void races_warp_barrier(int, unsigned) {}
+void atomic_access(const void *, int, const void *) {}
+}  // namespace cuda_on_cpu
+
+#endif

@@ -1,0 +1,69 @@
+// What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, meetings.cpp and
+// races.cpp.
+#pragma once
+
+#include "launch.h"
+
+#include <stdint.h>
+
+namespace cuda_on_cpu {
+
+// A stack that code can be left on and taken up again (fibres.cpp).
+struct Fibre {
+    void *pointer = nullptr;     // saved stack pointer, or a ucontext
+    void *bottom = nullptr;      // lowest address of the stack
+    size_t size = 0;
+    void *fake_stack = nullptr;  // of the address sanitizer
+};
+
+Fibre *fibre_stack(int index);
+void start_fibre(Fibre &fibre, void (*entry)());
+void fibre_started(Fibre &host);  // the first call of every `entry`
+void switch_fibre(Fibre &from, Fibre &to, bool leaving_for_good);
+void clean_abandoned_fibres();
+extern const char *fibres_begin, *fibres_end;  // all of their stacks
+
+enum class State : uint8_t { ready, at_barrier, in_warp, exited };
+
+// One CUDA thread.
+struct Thread {
+    State state;
+    bool predicate;  // that it brought to the block barrier
+    Fibre *fibre;
+    Site site;       // where it waits
+    // the meeting of its warp that it waits for
+    WarpCall call;
+    unsigned mask;
+    int source;
+    unsigned long long value, result;
+};
+
+// The block that is running.
+struct Block {
+    Thread threads[MAX_THREADS];
+    int size;
+    uint32_t serial;  // 1 for the first block of a launch to run
+    int current;      // the thread that is running
+};
+extern Block block;
+
+// The scheduler (scheduler.cpp).
+void make_ready(int thread);
+void wait_for_turn();  // let others run until the current thread is ready and its turn comes
+[[noreturn]] void fail(Site site, const char *format, ...) __attribute__((format(printf, 2, 3)));
+[[noreturn]] void fail_race(const void *later, const void *earlier, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+// Meetings of threads (meetings.cpp).
+void start_meetings();
+void thread_left();                  // the current thread has left the kernel
+[[noreturn]] void fail_deadlock();   // no thread is ready, and some wait
+
+// The race detector (races.cpp); these do nothing in the other variants.
+void races_start(const void *anchor);
+void races_start_block();
+void races_forget(const void *memory, size_t bytes);
+void races_block_barrier();
+void races_warp_barrier(int warp, unsigned lanes);
+
+}  // namespace cuda_on_cpu
