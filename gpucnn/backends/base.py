@@ -16,6 +16,7 @@ written here once. Throughout:
 """
 
 from abc import ABC, abstractmethod
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Workspace:
     def take(self, name, shape, dtype):
         """A C-contiguous array of unset values that nobody else uses under this `name`."""
         dtype = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64))
+        size = prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.size < size:
             buffer = self._buffers[name, dtype] = self._backend.empty((size,), dtype)

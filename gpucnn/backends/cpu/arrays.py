@@ -7,6 +7,7 @@ other memory order are copied to this one and back.
 """
 
 from contextlib import contextmanager
+from math import prod
 
 import numpy as np
 
@@ -23,6 +24,11 @@ def given_or_new(gradients, shapes, dtype):
                  for array, shape in zip(gradients or (None,) * len(shapes), shapes, strict=True))
 
 
+def samples_last(array):
+    """A view (..., samples) of an array (samples, ...)."""
+    return array.transpose((*range(1, array.ndim), 0))
+
+
 def empty_batch(shape, dtype):
     """An array (samples, ...) in batch-last memory."""
     return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
@@ -30,7 +36,7 @@ def empty_batch(shape, dtype):
 
 def batch_last(array, name, workspace):
     """The values of `array` (samples, ...) as a contiguous array (..., samples)."""
-    view = np.moveaxis(array, 0, -1)
+    view = samples_last(array)
     if view.flags.c_contiguous:
         return view
     copy = scratch(workspace, name, view.shape, view.dtype)
@@ -41,7 +47,7 @@ def batch_last(array, name, workspace):
 @contextmanager
 def batch_last_result(out, name, workspace):
     """Contiguous memory (..., samples) to compute `out` in: its own, or scratch copied to it."""
-    view = np.moveaxis(out, 0, -1)
+    view = samples_last(out)
     if view.flags.c_contiguous:
         yield view
     else:
@@ -52,4 +58,4 @@ def batch_last_result(out, name, workspace):
 
 def sum_rows(rows, out):
     """out[r] = the sum of rows[r, ...]; `rows` is contiguous, so that NumPy adds pairwise."""
-    np.sum(rows.reshape(len(rows), -1), axis=1, out=out)
+    np.add.reduce(rows.reshape(len(rows), prod(rows.shape[1:])), axis=1, out=out)

@@ -17,6 +17,7 @@ from gpucnn.backends.cpu.arrays import (
     batch_last,
     batch_last_result,
     given_or_new,
+    samples_last,
     scratch,
     sum_rows,
 )
@@ -63,8 +64,8 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
     for block in _sample_blocks(len(x)):
         source = geometry.padded(x[block], workspace)
         dz = scratch(workspace, "conv2d.dz", (*output.shape[1:], source.shape[-1]), x.dtype)
-        times_slope(activation, np.moveaxis(grad_output[block], 0, -1),
-                    np.moveaxis(output[block], 0, -1), out=dz)
+        times_slope(activation, samples_last(grad_output[block]),
+                    samples_last(output[block]), out=dz)
         sum_rows(dz, block_bias)
         grad_bias += block_bias
         grad_source = None
@@ -78,7 +79,7 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
                 if needs_grad_input:
                     geometry.add_columns(grad_columns, grad_source, product.group.inputs, rows)
         if needs_grad_input:
-            np.copyto(np.moveaxis(grad_input[block], 0, -1), geometry.unpadded(grad_source))
+            np.copyto(samples_last(grad_input[block]), geometry.unpadded(grad_source))
     for product in products:
         product.finish_gradient(grad_weight)
     return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
@@ -107,7 +108,7 @@ class _Geometry:
         source = scratch(workspace, "conv2d.x",
                          (x.shape[1], height + 2 * top, width + 2 * left, len(x)), x.dtype)
         source.fill(0)
-        np.copyto(self.unpadded(source), np.moveaxis(x, 0, -1))
+        np.copyto(self.unpadded(source), samples_last(x))
         return source
 
     def unpadded(self, source):
@@ -126,12 +127,13 @@ class _Geometry:
     def _windows(self, source, inputs, rows):
         """A view (inputs, kh, kw, rows, out_width, samples) of the windows of some output rows."""
         vertical, horizontal = self.stride
-        _, row, column, sample = source.strides
-        band = source[inputs, rows.start * vertical:]
-        shape = (len(band), *self.kernel, rows.stop - rows.start, self.out_size[1],
-                 source.shape[-1])
-        strides = (band.strides[0], row, column, vertical * row, horizontal * column, sample)
-        return np.lib.stride_tricks.as_strided(band, shape, strides, writeable=False)
+        first, last, step = inputs.indices(len(source))
+        one_map, row, column, sample = source.strides
+        shape = (len(range(first, last, step)), *self.kernel, rows.stop - rows.start,
+                 self.out_size[1], source.shape[-1])
+        strides = (step * one_map, row, column, vertical * row, horizontal * column, sample)
+        return np.ndarray(shape, source.dtype, source,
+                          first * one_map + rows.start * vertical * row, strides)
 
     def columns(self, source, inputs, rows, workspace):
         """The windows copied to a matrix (inputs * kernel area, pixels * samples)."""

@@ -1,5 +1,7 @@
 """A matrix product over the map axis; positions and samples together are its columns."""
 
+from math import prod
+
 import numpy as np
 
 from gpucnn.backends.base import DenseGradients
@@ -8,6 +10,7 @@ from gpucnn.backends.cpu.arrays import (
     batch_last,
     batch_last_result,
     given_or_new,
+    samples_last,
     scratch,
     sum_rows,
 )
@@ -32,9 +35,9 @@ def dense_backward(grad_output, output, x, weight, *, activation, needs_grad_inp
     """Two matrix products with dz (out_features, positions * samples)."""
     grad_input, grad_weight, grad_bias = given_or_new(
         out, (x.shape if needs_grad_input else None, weight.shape, len(weight)), x.dtype)
-    last = np.moveaxis(output, 0, -1)
+    last = samples_last(output)
     dz = scratch(workspace, "dense.dz", last.shape, x.dtype)
-    times_slope(activation, np.moveaxis(grad_output, 0, -1), last, out=dz)
+    times_slope(activation, samples_last(grad_output), last, out=dz)
     sum_rows(dz, grad_bias)
     source = batch_last(x, "dense.x", workspace)
     columns = _columns(source)
@@ -48,4 +51,4 @@ def dense_backward(grad_output, output, x, weight, *, activation, needs_grad_inp
 
 def _columns(source):
     """positions * samples; written out since NumPy infers no -1 for an empty batch."""
-    return int(np.prod(source.shape[1:]))
+    return prod(source.shape[1:])

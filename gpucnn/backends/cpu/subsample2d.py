@@ -8,6 +8,7 @@ from gpucnn.backends.cpu.arrays import (
     batch_last,
     batch_last_result,
     given_or_new,
+    samples_last,
     scratch,
     sum_rows,
 )
@@ -34,9 +35,9 @@ def subsample2d_backward(grad_output, output, x, coefficient, *, pool_size, stri
     """dz spread back over its window by shifted assignments, additions where windows overlap."""
     grad_input, grad_coefficient, grad_bias = given_or_new(
         out, (x.shape if needs_grad_input else None, x.shape[1], x.shape[1]), x.dtype)
-    last = np.moveaxis(output, 0, -1)
+    last = samples_last(output)
     dz = scratch(workspace, "subsample2d.dz", last.shape, x.dtype)
-    times_slope(activation, np.moveaxis(grad_output, 0, -1), last, out=dz)
+    times_slope(activation, samples_last(grad_output), last, out=dz)
     sum_rows(dz, grad_bias)
     sums = scratch(workspace, "subsample2d.sums", last.shape, x.dtype)
     _add_windows(batch_last(x, "subsample2d.x", workspace), pool_size, stride, sums)
