@@ -71,7 +71,7 @@ def load_training(path, network):
     if _plain(header.get("network")) != _plain(_description(network)) or any(
             not np.array_equal(arrays.get(f"{layer.name}.connections"), layer.connections.pairs)
             for layer in network.layers if hasattr(layer, "connections")):
-        raise FileFormatError(f"{path}: expected a training run of this network, got one of another")
+        raise FileFormatError(f"{path}: expected a training run of this network, got another's")
     try:
         best = {name.removeprefix(BEST): array for name, array in arrays.items()
                 if name.startswith(BEST)}
@@ -157,8 +157,8 @@ def _read(path, file_format):
         raise FileFormatError(f"{path}: expected a {file_format} file, got "
                               f"{metadata.get('format', 'a safetensors file of something else')!r}")
     if metadata.get("version") != str(VERSION):
-        raise FileFormatError(f"{path}: expected version {VERSION} of the {file_format} format, got "
-                              f"{metadata.get('version')!r}; a newer gpucnn wrote it")
+        raise FileFormatError(f"{path}: expected version {VERSION} of the {file_format} format, "
+                              f"got {metadata.get('version')!r}; a newer gpucnn wrote it")
     try:
         header = json.loads(metadata["description"])
     except (KeyError, ValueError) as error:

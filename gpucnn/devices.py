@@ -60,10 +60,11 @@ def backend_of(*arrays, where):
     return backends[0]
 
 
-def as_array(value, where):
+def as_array(value, where, backend=None):
     """`value` as an array of its own device: DLPack objects become NumPy or CuPy arrays that share
-    their memory; arrays are returned as they are."""
-    if isinstance(value, np.ndarray) or _is_registered(value) or _is_cupy(value):
+    their memory; arrays, those of `backend` among them, are returned as they are."""
+    if (isinstance(value, np.ndarray) or type(value) in _array_types or _is_cupy(value)
+            or (backend is not None and backend.owns(value))):
         return value
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         raise DTypeError(f"{where}: expected a NumPy or CuPy array or a DLPack object, "
@@ -96,10 +97,6 @@ def _owner(array, where):
     if _is_cupy(array):
         return get_backend(f"cuda:{array.device.id}")
     raise DTypeError(f"{where}: expected a NumPy or CuPy array, got {type(array).__name__}")
-
-
-def _is_registered(value):
-    return type(value) in _array_types
 
 
 def _is_cupy(value):

@@ -1,4 +1,4 @@
-"""Checking a whole network's gradients by finite differences of its loss along random directions."""
+"""Checking a network's gradients by finite differences of its loss along random directions."""
 
 from dataclasses import dataclass
 

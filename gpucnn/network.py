@@ -13,7 +13,7 @@ from gpucnn.plans import PlainPlan
 from gpucnn.program import LayerProgram, ParameterSlot, Program
 from gpucnn.shapes import whole_number
 
-INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, section II.A: inputs of mean 0 and variance 1, roughly
+INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
 DTYPES = ("float32", "float64")
 
 
@@ -276,7 +276,7 @@ class Network:
     # -- checks --------------------------------------------------------------------------------
 
     def _checked_input(self, x):
-        x = as_array(x, "Network.forward")
+        x = as_array(x, "Network.forward", self.backend)
         if not self.backend.owns(x):
             raise DeviceError(f"Network.forward: expected an input on {self.device}, got one on "
                               f"{backend_of(x, where='Network.forward').device}")
@@ -288,7 +288,7 @@ class Network:
         return x
 
     def _checked_images(self, images):
-        images = as_array(images, "images")
+        images = as_array(images, "images", self.backend)
         if not self.backend.owns(images) and not isinstance(images, np.ndarray):
             raise DeviceError(f"images: expected an array on {self.device} or the host, got one on "
                               f"{backend_of(images, where='images').device}")

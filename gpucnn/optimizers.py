@@ -1,8 +1,8 @@
 """The optimisers: how a step changes the flat parameter array.
 
-They are defined as PyTorch defines them: weight decay is added to the gradient, for every parameter.
-What changes from step to step is computed here on the host as a few numbers, `scalars`, which the
-backend reads from an array of the device.
+They are defined as PyTorch defines them: weight decay is added to the gradient, for every
+parameter. What changes from step to step is computed here on the host as a few numbers, `scalars`,
+which the backend reads from an array of the device.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ def _check(name, value, low, high=float("inf"), *, low_included=True):
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and (
         low <= value < high if low_included else low < value < high)
     if not fits:
-        raise ArgumentError(f"{name}: expected a number {'of at least' if low_included else 'above'} "
-                            f"{low}" + (f" and below {high}" if high < float("inf") else "")
-                            + f", got {value!r}")
+        bounds = f"{'of at least' if low_included else 'above'} {low}"
+        bounds += f" and below {high}" if high < float("inf") else ""
+        raise ArgumentError(f"{name}: expected a number {bounds}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent with momentum.
 
-    g = gradient + weight_decay * p; v = momentum * v + g; p -= lr * (g + momentum * v if nesterov else
-    v). `lr` is the learning rate.
+    g = gradient + weight_decay * p; v = momentum * v + g; p -= lr * v, or with nesterov
+    p -= lr * (g + momentum * v). `lr` is the learning rate.
     """
 
     lr: float

@@ -41,7 +41,7 @@ class ResidentData:
 class PlainPlan:
     """Runs a training step layer by layer, with every buffer allocated once.
 
-    `step` trains on a batch that it is given; `epoch` on batches of a data set that is on the device.
+    `step` trains on a batch that it is given, `epoch` on batches of a data set on the device.
     """
 
     def __init__(self, network, program):
@@ -79,18 +79,15 @@ class PlainPlan:
     def load(self, dataset):
         """The images and labels of a `Dataset` on the plan's device."""
         self._check_images(dataset.images)
-        if dataset.classes > self._classes:
-            raise DataError(f"training: expected labels of 0 to {self._classes - 1}, as many as the "
-                            f"network has outputs, got a data set of {dataset.classes} classes")
-        return ResidentData(self.backend.from_host(dataset.images),
-                            self.backend.from_host(dataset.labels))
+        check_classes(dataset, self._classes, "training")
+        return ResidentData(self._on_device(dataset.images), self._on_device(dataset.labels))
 
     def epoch(self, data, order, shifts, rates, progress=None):
         """Train on `data` once, in batches; returns (mean loss, error in per cent) over the epoch.
 
-        order: int32 (samples,), the sample of each place; shifts: int32 (samples, 2) or None; rates:
-        the learning rate of each batch. progress, if given, is called with the number of samples of
-        each batch. The loss and the error are those of each batch before its own update.
+        order: int32 (samples,), the sample of each place; shifts: int32 (samples, 2) or None;
+        rates: the learning rate of each batch. progress, if given, is called with the number of
+        samples of each batch. Loss and error are those of each batch before its own update.
         """
         self._check_backend()
         batch_size = self.program.batch_size
@@ -115,8 +112,8 @@ class PlainPlan:
     def explain(self):
         """A text: the plan's steps in the order in which they run."""
         program = self.program
-        lines = [f"plain plan on {self.backend.device}: layer by layer, {program.dtype}, batches of "
-                 f"up to {program.batch_size}",
+        lines = [f"plain plan on {self.backend.device}: layer by layer, {program.dtype}, batches "
+                 f"of up to {program.batch_size}",
                  "gather: scale, pad and shift the images"]
         lines += [f"{layer.name}: {layer.op}, {layer.input_shape} to {layer.output_shape}, "
                   f"{layer.multiply_adds} multiply-adds a sample" for layer in program.layers]
@@ -182,18 +179,19 @@ class PlainPlan:
 
     def _check_backend(self):
         if self._network.backend is not self.backend:
-            raise DeviceError(f"plan: expected the network on {self.backend.device}, where the plan "
-                              f"was compiled, got it on {self._network.backend.device}")
+            raise DeviceError(f"plan: expected the network on {self.backend.device}, where the "
+                              f"plan was compiled, got it on {self._network.backend.device}")
 
     def _on_device(self, array):
         return array if self.backend.owns(array) else self.backend.from_host(array)
 
     def _checked_batch(self, images, labels):
-        images, labels = as_array(images, "step: images"), as_array(labels, "step: labels")
+        images = as_array(images, "step: images", self.backend)
+        labels = as_array(labels, "step: labels", self.backend)
         for name, array in (("images", images), ("labels", labels)):
             if not self.backend.owns(array) and not isinstance(array, np.ndarray):
-                raise DeviceError(f"step: expected {name} on {self.backend.device} or the host, got "
-                                  f"them on {backend_of(array, where='step').device}")
+                raise DeviceError(f"step: expected {name} on {self.backend.device} or the host, "
+                                  f"got them on {backend_of(array, where='step').device}")
         if images.ndim == 3:
             images = images[:, None]
         self._check_images(images)
@@ -222,8 +220,15 @@ class PlainPlan:
                              f"got {images.dtype}")
         if (images.ndim != 4 or images.shape[1] != maps or not 0 < images.shape[2] <= height
                 or not 0 < images.shape[3] <= width):
-            raise ShapeError(f"training: expected images of {maps} maps of at most {height}x{width} "
-                             f"pixels, got an array of shape {images.shape}")
+            raise ShapeError(f"training: expected images of {maps} maps of at most {height}x"
+                             f"{width} pixels, got an array of shape {images.shape}")
+
+
+def check_classes(dataset, outputs, where):
+    """Raise `DataError` if a `Dataset` has more classes than a network has outputs."""
+    if dataset.classes > outputs:
+        raise DataError(f"{where}: expected labels of 0 to {outputs - 1}, as many as the network "
+                        f"has outputs, got labels of {dataset.classes} classes")
 
 
 def check_labels(totals):

@@ -22,7 +22,7 @@ class ParameterSlot:
 class LayerProgram:
     """One layer: the backend's op, the shapes of one sample, and the op's options.
 
-    `options` holds the layer's own arguments as plain values (kernel_size, stride, activation, ...).
+    `options` holds the layer's own arguments as plain values (kernel_size, stride, ...).
     """
 
     op: str

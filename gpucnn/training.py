@@ -17,6 +17,7 @@ from gpucnn.errors import ArgumentError, DataError, TrainingError
 from gpucnn.files import write_atomically
 from gpucnn.losses import get_loss
 from gpucnn.optimizers import SGD
+from gpucnn.plans import check_classes
 from gpucnn.progress import choose_progress
 from gpucnn.schedules import Constant
 from gpucnn.shapes import whole_number
@@ -57,7 +58,7 @@ def evaluate(network, dataset, *, batch_size=256):
     beyond the network's outputs, `ShapeError` if its images give more than one answer each.
     """
     dataset = _as_dataset(dataset, "evaluate")
-    _check_classes(network, dataset, "evaluate")
+    check_classes(dataset, network.output_shape[0], "evaluate")
     answers = network.predict(dataset.images, batch_size=batch_size)
     if answers.ndim != 1:
         raise DataError(f"evaluate: expected one answer an image, got {answers.shape[1]}x"
@@ -80,19 +81,20 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     seed: of the orders and shifts (Philox of seed and epoch), the same on every device.
     early_stopping: stop after this many epochs without a new lowest validation error, and go back
         to the parameters of the lowest.
-    checkpoint: a file that is rewritten after each epoch. With `resume` and that file there, training
-        goes on behind its last epoch and ends as if it had never stopped; all else must be as it was.
+    checkpoint: a file that is rewritten after each epoch. With `resume` and that file there,
+        training goes on behind its last epoch and ends as if it had never stopped; all else must be
+        as it was.
     progress: True for a progress bar (needs rich), False for none; unless given, one is shown if
         rich is installed and the output is a terminal.
     on_epoch: called with each `EpochRecord`.
 
-    Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed, and
-    `TrainingError` if the loss stops being finite.
+    Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed,
+    and `TrainingError` if the loss stops being finite.
     """
     train = _as_dataset(train, "fit")
     validation = None if validation is None else _as_dataset(validation, "fit: validation")
-    for dataset in filter(None, (train, validation)):
-        _check_classes(network, dataset, "fit")
+    if validation is not None:
+        check_classes(validation, network.output_shape[0], "fit: validation")
     if early_stopping is not None:
         whole_number(early_stopping, "fit: early_stopping", least=1)
         if validation is None:
@@ -235,13 +237,6 @@ def _as_dataset(data, where):
     if len(data) == 0:
         raise DataError(f"{where}: expected at least one sample, got none")
     return data
-
-
-def _check_classes(network, dataset, where):
-    outputs = network.output_shape[0]
-    if dataset.classes > outputs and (highest := int(dataset.labels.max())) >= outputs:
-        raise DataError(f"{where}: expected labels of 0 to {outputs - 1}, as many as the network has "
-                        f"outputs, got label {highest}")
 
 
 def _fingerprint(dataset):

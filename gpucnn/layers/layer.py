@@ -120,7 +120,7 @@ class Layer:
     def assign(self, name, values):
         """Copy `values`, an array of the host or of the layer's device, into parameter `name`."""
         target = self.parameters[name]
-        values = as_array(values, f"{self.where}: {name}")
+        values = as_array(values, f"{self.where}: {name}", self.backend)
         if values.shape != target.shape:
             raise ShapeError(f"{self.where}: expected {name} of shape {target.shape}, "
                              f"got {values.shape}")
@@ -143,8 +143,9 @@ class Layer:
 
     def forward(self, x, out=None):
         """The output for a batch x (samples, *input shape), in `out` if given."""
-        x = as_array(x, self.where)
-        self.allocate(backend_of(x, where=self.where), x.dtype)
+        x = as_array(x, self.where, self.backend)
+        if self.backend is None:
+            self.allocate(backend_of(x, where=self.where), x.dtype)
         if not self.backend.owns(x):
             raise DeviceError(f"{self.where}: expected an input on {self.backend.device}, got one "
                               f"on {backend_of(x, where=self.where).device}")
@@ -162,7 +163,7 @@ class Layer:
         if self._remembered is None:
             raise ArgumentError(f"{self.where}: expected a forward pass before backward")
         x, output = self._remembered
-        grad_output = as_array(grad_output, self.where)
+        grad_output = as_array(grad_output, self.where, self.backend)
         if grad_output.shape != output.shape or grad_output.dtype != output.dtype:
             raise ShapeError(f"{self.where}: expected a grad_output of shape {output.shape} and "
                              f"{output.dtype} like the output, got {grad_output.shape} and "
