@@ -7,7 +7,8 @@ that, the weights go into one matrix with zeros.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -40,8 +41,8 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
         with batch_last_result(out[block], "conv2d.out", workspace) as target:
             for rows in geometry.bands(source):
                 band = target[:, rows]
-                for product in products:
-                    product.forward(geometry.columns(source, product.group.inputs, rows, workspace),
+                for each in products:
+                    each.forward(geometry.columns(source, each.group.inputs, rows, workspace),
                                     band, workspace)
                 if bias is not None:
                     band += bias[:, None, None, None]
@@ -57,8 +58,6 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
         out, (x.shape if needs_grad_input else None, weight.shape, connections.out_maps), x.dtype)
     products = [_Product(group, weight, workspace, number)
                 for number, group in enumerate(_groups(connections))]
-    for product in products:
-        product.start_gradient(workspace)
     grad_bias.fill(0)
     block_bias = scratch(workspace, "conv2d.block_bias", grad_bias.shape, grad_bias.dtype)
     for block in _sample_blocks(len(x)):
@@ -73,15 +72,15 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
             grad_source = scratch(workspace, "conv2d.grad_source", source.shape, x.dtype)
             grad_source.fill(0)
         for rows in geometry.bands(source):
-            for product in products:
-                columns = geometry.columns(source, product.group.inputs, rows, workspace)
-                grad_columns = product.backward(columns, dz[:, rows], needs_grad_input, workspace)
+            for each in products:
+                columns = geometry.columns(source, each.group.inputs, rows, workspace)
+                grad_columns = each.backward(columns, dz[:, rows], needs_grad_input, workspace)
                 if needs_grad_input:
-                    geometry.add_columns(grad_columns, grad_source, product.group.inputs, rows)
+                    geometry.add_columns(grad_columns, grad_source, each.group.inputs, rows)
         if needs_grad_input:
             np.copyto(samples_last(grad_input[block]), geometry.unpadded(grad_source))
-    for product in products:
-        product.finish_gradient(grad_weight)
+    for each in products:
+        each.finish_gradient(grad_weight)
     return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
 
 
@@ -145,30 +144,52 @@ class _Geometry:
         return columns.reshape(windows.shape[0] * self.kernel[0] * self.kernel[1], -1)
 
     def add_columns(self, grad_columns, grad_source, inputs, rows):
-        """Add each column's gradient to the pixels that it was copied from."""
+        """Add each column's gradient to the pixels that it was copied from: shift by shift, or
+        window by window where there are fewer windows than shifts."""
         (kh, kw), (vertical, horizontal) = self.kernel, self.stride
         count, width = rows.stop - rows.start, self.out_size[1]
         shifted = grad_columns.reshape(-1, kh, kw, count, width, grad_source.shape[-1])
-        for ky in range(kh):
+        if count * width < kh * kw:
+            for line, pixel in product(range(count), range(width)):
+                top, left = (rows.start + line) * vertical, pixel * horizontal
+                grad_source[inputs, top:top + kh, left:left + kw] += shifted[:, :, :, line, pixel]
+            return
+        for ky, kx in product(range(kh), range(kw)):
             top = rows.start * vertical + ky
             lines = slice(top, top + (count - 1) * vertical + 1, vertical)
-            for kx in range(kw):
-                pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
-                grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
+            pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
+            grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Output maps that share one matrix product. `inputs` and `outputs` index their maps (a slice
-    where possible); `cells` are the places of `connections` in the (outputs, inputs) matrix, None
-    where the matrix is the weights in their own order."""
+    """Output maps that share one matrix product, of shape (outputs, inputs) in kernels.
+
+    `inputs` and `outputs` index their maps, as slices where possible. Connection `connections[k]`
+    stands in cell `cells[k]` of the matrix, counted row by row, ascending.
+    """
 
     inputs: slice | np.ndarray
     outputs: slice | np.ndarray
     n_inputs: int
     n_outputs: int
     connections: np.ndarray
-    cells: np.ndarray | None
+    cells: np.ndarray
+
+    @cached_property
+    def is_full(self):
+        """Whether every cell has a connection."""
+        return len(self.cells) == self.n_inputs * self.n_outputs
+
+    @cached_property
+    def cell_of_connection(self):
+        """The cells in the connections' own order, of a group that has all of them."""
+        return self.cells[np.argsort(self.connections)]
+
+    @cached_property
+    def is_in_order(self):
+        """Whether the matrix is all of the weights in their own order."""
+        return self.is_full and np.array_equal(self.connections, np.arange(len(self.cells)))
 
 
 @lru_cache(maxsize=256)
@@ -191,10 +212,9 @@ def _group(connections, inputs, outputs):
     members = np.flatnonzero(np.isin(out_maps, outputs))
     cells = (np.searchsorted(outputs, out_maps[members]) * len(inputs)
              + np.searchsorted(inputs, in_maps[members]))
-    as_they_are = (np.array_equal(cells, np.arange(len(inputs) * len(outputs)))
-                   and len(members) == connections.n_connections)
-    return _Group(_as_slice(inputs), _as_slice(outputs), len(inputs), len(outputs), members,
-                  None if as_they_are else cells)
+    order = np.argsort(cells)
+    return _Group(_as_slice(inputs), _as_slice(outputs), len(inputs), len(outputs),
+                  members[order], cells[order])
 
 
 def _as_slice(indices):
@@ -212,16 +232,18 @@ class _Product:
         self.group = group
         self._number = number
         area = weight.shape[1] * weight.shape[2]
-        self._shape = group.n_outputs, group.n_inputs * area
-        flat = weight.reshape(-1, area)
-        if group.cells is None:
-            self._matrix = flat.reshape(self._shape)
+        shape = group.n_outputs, group.n_inputs * area
+        self._has_gradient = False
+        if group.is_in_order:
+            self._matrix = weight.reshape(shape)
             return
-        self._matrix = scratch(workspace, f"conv2d.matrix{number}", self._shape, weight.dtype)
-        by_cell = self._matrix.reshape(-1, area)
-        if len(group.cells) < len(by_cell):
+        self._matrix = scratch(workspace, f"conv2d.matrix{number}", shape, weight.dtype)
+        by_cell, by_connection = self._matrix.reshape(-1, area), weight.reshape(-1, area)
+        if group.is_full:
+            np.take(by_connection, group.connections, axis=0, out=by_cell, mode="clip")
+        else:
             by_cell.fill(0)
-        by_cell[group.cells] = flat[group.connections]
+            by_cell[group.cells] = by_connection[group.connections]
 
     def forward(self, columns, band, workspace):
         """Write the group's maps of an output band (out_maps, rows, width, samples)."""
@@ -234,30 +256,36 @@ class _Product:
             np.matmul(self._matrix, columns, out=result)
             band[self.group.outputs] = result.reshape(-1, *band.shape[1:])
 
-    def start_gradient(self, workspace):
-        self._gradient = scratch(workspace, f"conv2d.grad_matrix{self._number}", self._shape,
-                                 self._matrix.dtype)
-        self._gradient.fill(0)
-        self._term = scratch(workspace, "conv2d.grad_term", self._shape, self._matrix.dtype)
-
     def backward(self, columns, dz, needs_grad_columns, workspace):
         """Add a band's gradient by the weights; returns its gradient by the columns."""
         mine = _rows_of(dz, self.group.outputs)
         if mine is None:
             mine = dz[self.group.outputs].reshape(self.group.n_outputs, -1)
-        np.matmul(mine, columns.T, out=self._term)
-        self._gradient += self._term
+        shape, dtype = self._matrix.shape, self._matrix.dtype
+        if not self._has_gradient:
+            self._gradient = scratch(workspace, f"conv2d.grad_matrix{self._number}", shape, dtype)
+            np.matmul(mine, columns.T, out=self._gradient)
+            self._has_gradient = True
+        else:
+            term = scratch(workspace, "conv2d.grad_term", shape, dtype)
+            self._gradient += np.matmul(mine, columns.T, out=term)
         if not needs_grad_columns:
             return None
         grad_columns = scratch(workspace, "conv2d.grad_columns", columns.shape, columns.dtype)
         return np.matmul(self._matrix.T, mine, out=grad_columns)
 
     def finish_gradient(self, grad_weight):
+        """Write the gradients of the group's weights, zeros if there was no band."""
         area = grad_weight.shape[1] * grad_weight.shape[2]
-        by_cell = self._gradient.reshape(-1, area)
-        cells = self.group.cells
-        grad_weight.reshape(-1, area)[self.group.connections] = (
-            by_cell if cells is None else by_cell[cells])
+        by_connection = grad_weight.reshape(-1, area)
+        if not self._has_gradient:
+            by_connection[self.group.connections] = 0
+        elif len(by_connection) == len(self.group.connections):
+            np.take(self._gradient.reshape(-1, area), self.group.cell_of_connection, axis=0,
+                    out=by_connection, mode="clip")
+        else:
+            by_cell = self._gradient.reshape(-1, area)
+            by_connection[self.group.connections] = by_cell[self.group.cells]
 
 
 def _rows_of(band, outputs):
