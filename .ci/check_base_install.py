@@ -1,4 +1,4 @@
-"""Checks an installed wheel with nothing but its base dependencies; run from outside the repository."""
+"""Checks an installed wheel with nothing but its base dependencies, from outside the repository."""
 
 import importlib.util
 import subprocess
@@ -13,7 +13,7 @@ from gpucnn.errors import DeviceError, MissingDependencyError
 needed = {text.split()[0].split(">")[0] for text in requires("gpucnn") if "extra" not in text}
 assert needed == {"numpy", "safetensors"}, needed
 for package in ("click", "rich", "matplotlib", "PIL", "cupy", "pooch"):
-    assert importlib.util.find_spec(package) is None, f"{package} is here; this checks a base install"
+    assert importlib.util.find_spec(package) is None, f"{package} is here: no base install"
 
 kernels = sorted(path.name for path in kernel_directory().glob("*.cu"))
 assert kernel_directory().parent == Path(gpucnn.__file__).parent, kernel_directory()
@@ -39,6 +39,7 @@ for demand, error, words in (
     else:
         raise AssertionError(f"expected {error.__name__} with {words!r}")
 
-run = subprocess.run([Path(sys.executable).parent / "gpucnn", "train"], capture_output=True, text=True)
+command = [Path(sys.executable).parent / "gpucnn", "train"]
+run = subprocess.run(command, capture_output=True, text=True)
 assert run.returncode == 1 and "gpucnn[cli]" in run.stderr and "Traceback" not in run.stderr, run
 print(f"base install: {len(kernels)} kernel files, trained, saved, loaded, and clear about extras")

@@ -73,7 +73,7 @@ class PlainPlan:
         scalars = self.backend.from_host(np.array(
             self.program.optimizer.scalars(self.steps, self.learning_rate), self._dtype))
         loss, totals = self._next_loss()
-        self._launch(data, self._first[:samples], None, scalars, loss, totals)
+        self.launch(data, self._first[:samples], None, scalars, loss, totals)
         return Loss(self.backend, loss, totals)
 
     def load(self, dataset):
@@ -101,7 +101,7 @@ class PlainPlan:
         for number, first in enumerate(range(0, len(order), batch_size)):
             batch = slice(first, min(first + batch_size, len(order)))
             self.steps += 1
-            self._launch(data, order[batch], None if shifts is None else shifts[batch],
+            self.launch(data, order[batch], None if shifts is None else shifts[batch],
                          scalars[number], self._epoch_loss, totals)
             if progress is not None:
                 progress(batch.stop - batch.start)
@@ -144,8 +144,14 @@ class PlainPlan:
             return None
         return self.backend.empty_batch((self.program.batch_size, *shape), self._dtype)
 
-    def _launch(self, data, order, shifts, scalars, loss, totals):
-        """One whole step, all of it on the device: gather, forward, loss, backward, update."""
+    def launch(self, data, order, shifts, scalars, loss, totals):
+        """One whole step on arrays of the device: gather, forward, loss, backward, update.
+
+        data: `ResidentData`; order: int32 (samples,); shifts: int32 (samples, 2) or None; scalars:
+        the optimiser's, of this step; loss (1,) is written, totals (3,) float64 are added to. Once
+        it has run, it allocates nothing and does not touch the host, so that on CUDA a graph can
+        capture it.
+        """
         samples = len(order)
         x, labels = self._input[:samples], self._labels[:samples]
         self.backend.gather(data.images, data.labels, order, shifts,

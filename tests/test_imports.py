@@ -1,4 +1,4 @@
-"""The house's storeys: imports run one way, and optional packages are imported where they belong."""
+"""The house's storeys: imports run one way, optional packages are imported where they belong."""
 
 import ast
 import subprocess

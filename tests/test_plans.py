@@ -3,8 +3,23 @@
 import numpy as np
 import pytest
 
-from gpucnn import SGD, Adam, Conv2d, Dataset, Dense, Mse, Network, functional, two_stage
+from gpucnn import (
+    SGD,
+    Adam,
+    Conv2d,
+    Dataset,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Mse,
+    Network,
+    Subsample2d,
+    functional,
+    get_backend,
+    two_stage,
+)
 from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.runtime import import_cupy
 from gpucnn.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 from tests.cuda_on_cpu.runtime import HostRuntime
 
@@ -172,6 +187,64 @@ def test_the_whole_step_runs_in_kernels_without_touching_the_host():
     assert kernels[0] == "gather_bytes" and kernels[-1] == "sgd_step"
     first = kernels[:kernels.index("sgd_step") + 1]
     assert kernels == first * 2, "every step is the same launches"
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1), SGD(lr=0.1, momentum=0.9), Adam()])
+def test_a_warm_step_allocates_and_copies_nothing(monkeypatch, optimizer):
+    """So that it can be captured in a CUDA graph."""
+    backend = CudaBackend(HostRuntime())
+    net = Network([Conv2d(1, 2, 3, bias=False, padding=1, activation="relu"), MaxPool2d(2),
+                   Subsample2d(2, 1, trainable=False), Flatten(), Dense(2 * 4 * 4, 4)], (1, 8, 8),
+                  device=backend)
+    step = plan(net, loss="mse", optimizer=optimizer, batch_size=2)
+    data = step.load(Dataset(np.ones((2, 8, 8), np.uint8), np.arange(2), classes=4))
+    step.epoch(data, [0, 1], [[0, 1], [1, 0]], [0.1])
+    order = backend.from_host(np.arange(2, dtype=np.int32))
+    scalars = backend.from_host(np.ones(2, np.float32))
+    loss, totals = backend.empty((1,), np.float32), backend.zeros((3,), np.float64)
+    before = backend.to_host(net.parameters.flat)
+    with monkeypatch.context() as patch:
+        for name in ("empty", "zero", "upload", "download", "copy", "compile", "synchronize"):
+            patch.setattr(backend.runtime, name, lambda *_, name=name: pytest.fail(name))
+        step.launch(data, order, None, scalars, loss, totals)
+    assert not np.array_equal(before, backend.to_host(net.parameters.flat))
+
+
+@pytest.fixture
+def cuda():
+    """The CUDA backend of a GPU."""
+    problem = import_cupy()[1]
+    if problem is not None:
+        pytest.skip(f"needs a GPU: {problem.reason}")
+    return get_backend("cuda")
+
+
+@pytest.mark.cuda
+def test_a_step_is_captured_in_a_cuda_graph_and_replayed(cuda):
+    cupy = pytest.importorskip("cupy")
+    images, labels = batch(6)
+    flats = []
+    for captured in (False, True):
+        net = network(cuda)
+        step = plan(net, optimizer=SGD(lr=0.1, momentum=0.9))
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            data = step.load(Dataset(images, labels, classes=4))
+            order = cuda.from_host(np.arange(6, dtype=np.int32))
+            scalars = cuda.from_host(np.array([0.1], np.float32))
+            loss, totals = cuda.empty((1,), np.float32), cuda.zeros((3,), np.float64)
+            arguments = data, order, None, scalars, loss, totals
+            step.launch(*arguments)
+            if captured:
+                stream.begin_capture()
+                step.launch(*arguments)
+                graph = stream.end_capture()
+            for _ in range(3):
+                if captured:
+                    graph.launch(stream)
+                else:
+                    step.launch(*arguments)
+            flats.append(cuda.to_host(net.parameters.flat))
+    assert np.array_equal(*flats)
 
 
 @pytest.mark.parametrize(("images", "labels", "error", "message"), [

@@ -106,7 +106,7 @@ class DeviceArray:
         if self.size and not np.may_share_memory(view, self._values):
             raise ValueError(f"expected an array that can be seen as {shape} without a copy, got "
                              f"one of shape {self.shape} with strides {self.strides}")
-        return DeviceArray(view, self.device)
+        return type(self)(view, self.device)
 
     def __getitem__(self, index):
         index = index if isinstance(index, tuple) else (index,)
@@ -116,7 +116,7 @@ class DeviceArray:
                 raise TypeError(f"expected basic slicing of a device array, got {part!r}")
         if Ellipsis not in index:
             index = (*index, Ellipsis)  # NumPy gives an array even where no axis is left
-        return DeviceArray(self._values[index], self.device)
+        return type(self)(self._values[index], self.device)
 
     def __len__(self):
         return len(self._values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn.errors import DeviceError, KernelError
+from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class CupyRuntime(Runtime):
             array.data.memset_async(0, array.nbytes)
 
     def upload(self, host, out=None):
-        host = np.ascontiguousarray(host)
+        host = np.asarray(host, order="C")  # ascontiguousarray gives a scalar an axis
         with self._here():
             if out is None:
                 out = self._cupy.empty(host.shape, host.dtype)
@@ -147,6 +147,10 @@ class CupyRuntime(Runtime):
             return array.get()
 
     def copy(self, source, out):
+        if source.shape != out.shape:  # CuPy would broadcast
+            raise ShapeError(f"copy: expected `out` of shape {source.shape}, got {out.shape}")
+        if source.dtype != out.dtype:  # CuPy would cast
+            raise DTypeError(f"copy: expected `out` of type {source.dtype}, got {out.dtype}")
         with self._here():
             self._cupy.copyto(out, source)
 

@@ -1,0 +1,172 @@
+"""The switch: which backend a device's name means, and what is said when there is none."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpucnn import SGD, devices, get_backend, two_stage
+from gpucnn.backends.cpu import CpuBackend
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda import runtime as cuda_runtime
+from gpucnn.backends.cuda.runtime import CupyRuntime
+from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
+from tests.cuda_on_cpu.runtime import HostRuntime
+from tests.fake_cupy import FakeCupy
+
+
+@pytest.fixture
+def importing(monkeypatch):
+    """Let `import cupy` give a module or raise an error, and forget what was found before."""
+    devices._automatic.cache_clear()
+
+    def use(outcome):
+        def import_module(name):
+            assert name == "cupy"
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        monkeypatch.setattr(cuda_runtime.importlib, "import_module", import_module)
+
+    yield use
+    devices._automatic.cache_clear()
+
+
+MISSING = ModuleNotFoundError("No module named 'cupy'", name="cupy")
+BROKEN = [ImportError("libcuda.so.1: cannot open shared object file"),
+          ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock"),
+          AttributeError("module 'numpy' has no attribute 'bool'")]
+
+
+def test_cpu_is_numpy_everywhere():
+    assert isinstance(get_backend("cpu"), CpuBackend)
+    assert get_backend("cpu") is get_backend("cpu")
+    assert "NumPy" in get_backend("cpu").description
+
+
+def test_a_backend_is_its_own_device():
+    backend = CudaBackend(HostRuntime())
+    assert get_backend(backend) is backend
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "CPU", "", 0, None, "cuda:-1"])
+def test_a_name_of_no_device_is_refused(name):
+    with pytest.raises(DeviceError, match="expected 'cpu', 'cuda', 'cuda:N' or 'auto', got"):
+        get_backend(name)
+
+
+def test_cuda_without_cupy_says_what_to_install(importing):
+    importing(MISSING)
+    with pytest.raises(DeviceError, match=r"'cuda': CuPy is not installed: pip install gpucnn\["):
+        get_backend("cuda")
+
+
+def test_cuda_without_a_gpu_says_that_the_gpu_is_missing(importing):
+    importing(FakeCupy(gpus=0))
+    with pytest.raises(DeviceError, match="'cuda:1': CuPy is installed but finds no usable"):
+        get_backend("cuda:1")
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+def test_a_broken_cupy_is_told_apart_from_a_missing_one(importing, error):
+    importing(error)
+    with pytest.raises(DeviceError, match="installed but does not import"):
+        get_backend("cuda")
+
+
+@pytest.mark.parametrize("outcome", [MISSING, FakeCupy(gpus=0)], ids=["no CuPy", "no GPU"])
+def test_auto_takes_the_cpu_quietly_and_logs_it(importing, caplog, recwarn, outcome):
+    importing(outcome)
+    with caplog.at_level(logging.INFO, "gpucnn"):
+        assert get_backend("auto") is get_backend("cpu")
+    assert not recwarn.list
+    assert "no CUDA" in caplog.text and "taking cpu" in caplog.text
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+def test_auto_warns_of_a_broken_cupy(importing, error):
+    importing(error)
+    with pytest.warns(RuntimeWarning, match="takes the CPU: CuPy is installed but does not import"):
+        assert get_backend("auto") is get_backend("cpu")
+
+
+def test_auto_takes_a_gpu_that_is_usable(importing, caplog):
+    importing(FakeCupy())
+    with caplog.at_level(logging.INFO, "gpucnn"):
+        backend = get_backend("auto")
+    assert backend.device == "cuda:0"
+    assert backend.description == "Fake GPU (compute capability 9.0)"
+    assert "taking cuda:0, Fake GPU" in caplog.text
+
+
+def test_an_index_beyond_the_gpus_is_refused(importing):
+    importing(FakeCupy(gpus=2))
+    assert get_backend("cuda:1").device == "cuda:1"
+    with pytest.raises(DeviceError, match="'cuda:2': expected an index below 2"):
+        get_backend("cuda:2")
+
+
+def test_asking_for_cuda_is_quick_and_leaves_the_cpu_usable():
+    code = ("import time, gpucnn; start = time.perf_counter()\n"
+            "gpucnn.get_backend('auto'); assert time.perf_counter() - start < 20\n"
+            "print(gpucnn.lenet5(device='cpu').device)")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "cpu"
+
+
+# -- CuPy's runtime, on a stand-in -----------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy_backend():
+    return CudaBackend(CupyRuntime(FakeCupy(gpus=2), 1))
+
+
+def test_a_training_step_through_cupys_runtime_is_that_of_the_host_runner(cupy_backend):
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28), dtype=np.uint8)
+    flats = []
+    for backend in (cupy_backend, CudaBackend(HostRuntime())):
+        network = two_stage(device=backend)
+        plan = network.compile_step(loss="cross_entropy", optimizer=SGD(lr=0.1, momentum=0.9),
+                                    batch_size=2)
+        loss = plan.step(images, np.array([3, 5]))
+        flats.append((float(loss), backend.to_host(network.parameters.flat).tobytes()))
+        backend.synchronize()
+    assert flats[0] == flats[1]
+
+
+def test_cupys_runtime_works_on_its_own_device(cupy_backend):
+    runtime = cupy_backend.runtime
+    array = runtime.upload(np.arange(3.0))
+    assert runtime.owns(array) and set(runtime._cupy.entered) == {1}
+    assert not CupyRuntime(runtime._cupy, 0).owns(array)
+    assert not runtime.owns(np.arange(3.0))
+
+
+def test_cupys_runtime_copies_only_between_equal_shapes_and_types(cupy_backend):
+    runtime = cupy_backend.runtime
+    source = runtime.upload(np.arange(6.0).reshape(2, 3))
+    out = runtime.empty((2, 3), np.float64)
+    runtime.copy(source, out)
+    assert runtime.download(out).tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(ShapeError, match=r"expected `out` of shape \(1, 3\), got \(2, 3\)"):
+        runtime.copy(source[:1], out)
+    with pytest.raises(DTypeError, match="of type float64, got float32"):
+        runtime.copy(source, runtime.empty((2, 3), np.float32))
+
+
+def test_cupys_runtime_uploads_scalars_and_any_strides(cupy_backend):
+    runtime = cupy_backend.runtime
+    assert runtime.download(runtime.upload(np.array(3.0), runtime.empty((), np.float64))) == 3
+    turned = np.arange(6.0).reshape(2, 3).T[::-1]
+    assert np.array_equal(runtime.download(runtime.upload(turned)), turned)
+
+
+def test_a_kernel_that_does_not_compile_names_the_device(cupy_backend):
+    def fails(code, name):
+        raise RuntimeError("error: identifier undefined")
+    cupy_backend.runtime._cupy.runtime.compile = fails
+    with pytest.raises(KernelError, match=r"dense\.cu does not compile for cuda:1.*undefined"):
+        cupy_backend.runtime.compile("", "dense.cu")
