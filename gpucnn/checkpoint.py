@@ -136,7 +136,18 @@ def _layer(entry, arrays):
 def _write(path, file_format, arrays, header):
     metadata = {"format": file_format, "version": str(VERSION), "description": json.dumps(header)}
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomically(path, save(contiguous, metadata))
+    write_atomically(path, _ordered(save(contiguous, metadata)))
+
+
+def _ordered(data):
+    """A safetensors file's bytes with its metadata sorted: the library writes them in an order that
+    differs from call to call. The header is JSON behind 8 bytes of its length, a multiple of 8."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _read(path, file_format):

@@ -179,7 +179,8 @@ def classifier(x, weight1, bias1, weight2, bias2, *, activation="scaled_tanh"):
     (classes,) or None. hidden: ([samples,] hidden, out_height, out_width); output: ([samples,]
     classes, out_height, out_width); both after the activation.
     """
-    call, table = _classifier_call("classifier", weight1, weight2, x=x, bias1=bias1, bias2=bias2)
+    call, table = _classifier_call("classifier", activation, weight1, weight2, x=x, bias1=bias1,
+                                   bias2=bias2)
     hidden = conv2d(call["x"], _one_per_connection(call["weight1"]), call["bias1"], table,
                     activation=activation)
     return hidden, dense(hidden, call["weight2"], call["bias2"], activation=activation)
@@ -193,8 +194,8 @@ def classifier_backward(grad_output, hidden, output, x, weight1, bias1, weight2,
     grad_output, output: ([samples,] classes, out_height, out_width); hidden and the rest as in
     `classifier`.
     """
-    call, table = _classifier_call("classifier_backward", weight1, weight2, x=x, bias1=bias1,
-                                   bias2=bias2, hidden=hidden, output=output,
+    call, table = _classifier_call("classifier_backward", activation, weight1, weight2, x=x,
+                                   bias1=bias1, bias2=bias2, hidden=hidden, output=output,
                                    grad_output=grad_output)
     second = dense_backward(call["grad_output"], call["output"], call["hidden"], call["weight2"],
                             activation=activation)
@@ -206,13 +207,19 @@ def classifier_backward(grad_output, hidden, output, x, weight1, bias1, weight2,
         second.grad_weight, None if bias2 is None else second.grad_bias)
 
 
-def _classifier_call(name, weight1, weight2, **arrays):
+def _classifier_call(name, activation, weight1, weight2, **arrays):
     call = _Call(name, weight1=weight1, weight2=weight2, **arrays)
     call.expect("weight1", (None, call.features, None, None))
     hidden = call["weight1"].shape[0]
     call.expect("bias1", (hidden,))
     call.expect("weight2", (None, hidden))
-    call.expect("bias2", call["weight2"].shape[:1])
+    classes = call["weight2"].shape[0]
+    call.expect("bias2", (classes,))
+    activations.checked(activation, where=name)
+    out_size = windows_shape(call.size, call["weight1"].shape[2:], (1, 1), where=name)
+    for array, features in (("hidden", hidden), ("output", classes), ("grad_output", classes)):
+        if array in arrays:
+            call.expect_batch(array, (features, *out_size))
     return call, _output_major(call.features, hidden)
 
 

@@ -17,11 +17,13 @@ class GradientCheck:
     name: str
     derivative: float
     difference: float
+    typical: float
 
     @property
     def error(self):
-        """|derivative - difference| relative to the larger of the two."""
-        scale = max(abs(self.derivative), abs(self.difference), 1e-12)
+        """|derivative - difference| relative to the largest of them and of `typical`, the root mean
+        square of the derivative over all directions: by chance a direction may have nearly none."""
+        scale = max(abs(self.derivative), abs(self.difference), self.typical, 1e-300)
         return abs(self.derivative - self.difference) / scale
 
 
@@ -77,4 +79,5 @@ def _unit(generator, shape):
 
 def _check(name, gradient, direction, around):
     return GradientCheck(name, float(np.vdot(gradient, direction)),
-                         (around[0] - around[1]) / (2 * STEP))
+                         (around[0] - around[1]) / (2 * STEP),
+                         float(np.linalg.norm(gradient) / np.sqrt(gradient.size)))

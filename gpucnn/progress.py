@@ -2,8 +2,11 @@
 
 import importlib.util
 import sys
+import time
 
 from gpucnn.errors import MissingDependencyError
+
+SECONDS_BETWEEN_UPDATES = 0.1  # an update takes as long as a step at batch 1
 
 
 class NoProgress:
@@ -57,18 +60,23 @@ class RichProgress(NoProgress):
         return False
 
     def begin(self, epoch):
+        self._waiting, self._next_update = 0, 0.0
         self._progress.reset(self._task, description=f"epoch {epoch}/{self._epochs}")
 
     def advance(self, samples):
+        self._waiting += samples
+        if time.monotonic() < self._next_update:
+            return
         speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, advance=samples,
+        self._progress.update(self._task, advance=self._waiting,
                               rate=f"{speed:,.0f} samples/s" if speed else "")
+        self._waiting, self._next_update = 0, time.monotonic() + SECONDS_BETWEEN_UPDATES
 
     def end(self, record):
         result = f"train {record.train_error:.2f} %"
         if record.test_error is not None:
-            result += f", test {record.test_error:.2f} %"
-        self._progress.update(self._task, result=result)
+            result += f", validation {record.test_error:.2f} %"
+        self._progress.update(self._task, advance=self._waiting, result=result)
 
 
 def choose_progress(wanted, epochs, samples):

@@ -80,6 +80,10 @@ def _read_grey(path):
                 return _grey_pixels(image_ops.exif_transpose(image), image_module)
         except MemoryError:
             raise
+        except image_module.UnidentifiedImageError:
+            raise FileFormatError(
+                f"{path}: expected a picture that Pillow can read, got another kind of file"
+            ) from None
         except Exception as error:
             raise FileFormatError(
                 f"{path}: expected a picture that Pillow can read, got: {error}"

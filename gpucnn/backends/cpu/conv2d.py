@@ -188,7 +188,7 @@ class _Group:
 
     @cached_property
     def is_in_order(self):
-        """Whether the matrix is all of the weights in their own order."""
+        """Whether the matrix is the first weights in their own order."""
         return self.is_full and np.array_equal(self.connections, np.arange(len(self.cells)))
 
 
@@ -235,7 +235,7 @@ class _Product:
         shape = group.n_outputs, group.n_inputs * area
         self._has_gradient = False
         if group.is_in_order:
-            self._matrix = weight.reshape(shape)
+            self._matrix = weight[:len(group.connections)].reshape(shape)
             return
         self._matrix = scratch(workspace, f"conv2d.matrix{number}", shape, weight.dtype)
         by_cell, by_connection = self._matrix.reshape(-1, area), weight.reshape(-1, area)
