@@ -125,18 +125,23 @@ class Network:
             images.shape[2:], self.input_shape[1:], strict=True)))
         output_shape = self._walk(shape)[-1]
         outputs = np.empty((len(images), *output_shape), self.dtype)
-        for first in range(0, len(images), batch_size):
-            part = images[first:first + batch_size]
-            if not self.backend.owns(part):
-                part = self.backend.from_host(part)
-            x = self.backend.empty_batch((len(part), *shape), self.dtype)
-            order = self.backend.from_host(np.arange(len(part), dtype=np.int32))
-            self.backend.gather(part, None, order, None, input_range=self.input_range, out=x,
-                                out_labels=None)
-            for layer in self.layers:
-                x = layer.apply(x)
-            outputs[first:first + batch_size] = self.backend.to_host(x)
+        with self.backend.computing():
+            for first in range(0, len(images), batch_size):
+                part = images[first:first + batch_size]
+                outputs[first:first + batch_size] = self.backend.to_host(self._apply(part, shape))
         return outputs
+
+    def _apply(self, images, shape):
+        """The output for a batch of images, each scaled and padded to `shape` first."""
+        if not self.backend.owns(images):
+            images = self.backend.from_host(images)
+        x = self.backend.empty_batch((len(images), *shape), self.dtype)
+        order = self.backend.from_host(np.arange(len(images), dtype=np.int32))
+        self.backend.gather(images, None, order, None, input_range=self.input_range, out=x,
+                            out_labels=None)
+        for layer in self.layers:
+            x = layer.apply(x)
+        return x
 
     def predict(self, images, *, batch_size=256):
         """The label of the largest output for each of any number of images, as a NumPy array:

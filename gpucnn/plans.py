@@ -98,13 +98,14 @@ class PlainPlan:
         if shifts is not None:
             shifts = self.backend.from_host(np.asarray(shifts, np.int32))
         totals = self.backend.zeros((3,), np.float64)
-        for number, first in enumerate(range(0, len(order), batch_size)):
-            batch = slice(first, min(first + batch_size, len(order)))
-            self.steps += 1
-            self.launch(data, order[batch], None if shifts is None else shifts[batch],
-                         scalars[number], self._epoch_loss, totals)
-            if progress is not None:
-                progress(batch.stop - batch.start)
+        with self.backend.computing():
+            for number, first in enumerate(range(0, len(order), batch_size)):
+                batch = slice(first, min(first + batch_size, len(order)))
+                self.steps += 1
+                self.launch(data, order[batch], None if shifts is None else shifts[batch],
+                            scalars[number], self._epoch_loss, totals)
+                if progress is not None:
+                    progress(batch.stop - batch.start)
         totals = self.backend.to_host(totals)
         check_labels(totals)
         return float(totals[0] / len(order)), float(100 * totals[1] / len(order))

@@ -17,7 +17,6 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.runtime import DeviceProfile
 from gpucnn.cli import commands, recipe
 from gpucnn.cli.group import one_line
-from gpucnn.cli.options import one_blas_thread
 from gpucnn.errors import DeviceError, KernelError
 from gpucnn.gradcheck import GradientCheck
 
@@ -82,9 +81,8 @@ def reader(tmp_path_factory):
     """A file with a LeNet-5 that reads most digits, trained for a moment on the embedded ones."""
     train, _ = gpucnn.digits()
     network = gpucnn.lenet5(device="cpu")
-    with one_blas_thread():
-        gpucnn.fit(network, train[:1000], epochs=4, batch_size=10,
-                   optimizer=gpucnn.SGD(0.01, 0.9), progress=False)
+    gpucnn.fit(network, train[:1000], epochs=4, batch_size=10,
+               optimizer=gpucnn.SGD(0.01, 0.9), progress=False)
     path = tmp_path_factory.mktemp("models") / "reader.safetensors"
     gpucnn.save_network(network, path)
     return path

@@ -28,7 +28,7 @@ STOREYS = (
 )
 OPTIONAL = {"cupy": ("backends.cuda",), "torch": ("interop",), "rich": ("progress", "cli"),
             "matplotlib": ("plots", "cli"), "PIL": ("data",), "pooch": ("data",),
-            "click": ("cli", "__main__"), "threadpoolctl": ("cli",)}
+            "click": ("cli", "__main__"), "threadpoolctl": ("backends.cpu", "cli")}
 
 
 def modules():

@@ -16,6 +16,7 @@ written here once. Throughout:
 """
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -108,6 +109,10 @@ class Backend(ABC):
     @abstractmethod
     def copy(self, source, out):
         """Copy an array of any strides into another of the same shape and type."""
+
+    def computing(self):
+        """A context to run many ops in, for what a backend sets up once around them."""
+        return nullcontext()
 
     @abstractmethod
     def synchronize(self):

@@ -10,7 +10,6 @@ from gpucnn.cli.options import (
     device_option,
     load_data,
     make_console,
-    one_blas_thread,
     open_network,
     trained_model_argument,
 )
@@ -25,15 +24,13 @@ MOST_COLUMNS = 20  # a wider table does not fit a terminal
 @click.option("--set", "part", type=click.Choice(["test", "train"]), default="test",
               show_default=True, help="Which of the two sets.")
 @device_option
-@click.pass_context
-def evaluate(context, model, data, part, device):
+def evaluate(model, data, part, device):
     """Measure a trained network's error.
 
     Prints it, and which class is how often taken for which.
 
     MODEL is a file that `gpucnn train` or gpucnn.save_network wrote, or a run's directory.
     """
-    context.with_resource(one_blas_thread())
     network = open_network(model, device)
     train, test, _ = load_data(data)
     dataset = test if part == "test" else train

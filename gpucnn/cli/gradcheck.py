@@ -11,7 +11,6 @@ from gpucnn.cli.options import (
     make_console,
     make_network,
     model_option,
-    one_blas_thread,
     seed_option,
 )
 
@@ -24,8 +23,7 @@ SAMPLES = 5
 @loss_option
 @device_option
 @seed_option
-@click.pass_context
-def gradcheck(context, model, loss, device, seed):
+def gradcheck(model, loss, device, seed):
     """Check a model's gradients.
 
     Compares each with finite differences of the loss, in float64, on five random digits; exit code
@@ -34,7 +32,6 @@ def gradcheck(context, model, loss, device, seed):
     from rich import box
     from rich.table import Table
 
-    context.with_resource(one_blas_thread())
     network = make_network(model, loss, seed=seed, dtype="float64", device=device)
     images, labels = _samples(network, seed)
     checks = gpucnn.gradcheck(network, images, labels, loss=loss, seed=seed)

@@ -1,8 +1,6 @@
 """Options and values that several commands share."""
 
-import contextlib
 import difflib
-import os
 from pathlib import Path
 
 import click
@@ -15,7 +13,6 @@ from gpucnn.models import MODELS
 EMBEDDED = "digits"
 COLLECTIONS = (EMBEDDED, *MIRRORS)
 MODEL_FILE = "model.safetensors"
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 data_option = click.option(
     "--data", default=EMBEDDED, show_default=True, metavar="|".join(("DIR", *COLLECTIONS)),
@@ -77,18 +74,3 @@ def describe_device(network):
 def describe_error(wrong, count, name="test"):
     """The line that says how many of `count` images were misread."""
     return f"{name} error {100 * wrong / count:.2f} % ({wrong:,} of {count:,} misread)"
-
-
-def one_blas_thread():
-    """A context in which NumPy's matrix products use one thread.
-
-    The products of small networks are so short that a second thread costs more than it brings, and
-    many times more where other programs want the cores. A number set in the environment stands.
-    """
-    if any(name in os.environ for name in _THREAD_VARIABLES):
-        return contextlib.nullcontext()
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return contextlib.nullcontext()
-    return threadpool_limits(1, user_api="blas")

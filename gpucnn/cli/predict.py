@@ -9,7 +9,6 @@ import gpucnn
 from gpucnn.cli.group import one_line
 from gpucnn.cli.options import (
     device_option,
-    one_blas_thread,
     open_network,
     trained_model_argument,
 )
@@ -39,7 +38,6 @@ def predict(context, model, images, strip, invert, device):
     by softmax where the outputs are linear, else the margin to the second answer. MODEL is a file
     that `gpucnn train` or gpucnn.save_network wrote, or a run's directory.
     """
-    context.with_resource(one_blas_thread())
     network = open_network(model, device)
     if network.input_shape[0] != 1:
         raise ShapeError(f"predict: expected a network of one input map, got one of "

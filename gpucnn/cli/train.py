@@ -20,7 +20,6 @@ from gpucnn.cli.options import (
     make_console,
     make_network,
     model_option,
-    one_blas_thread,
     seed_option,
 )
 from gpucnn.cli.recipe import SCHEDULES, complete, describe, make_optimizer, make_schedule
@@ -80,7 +79,6 @@ def train(context, out, resume, quiet, device, **options):
     original's way is --batch-size 1 --loss mse.
     """
     plots.require_matplotlib()
-    context.with_resource(one_blas_thread())
     context.with_resource(np.errstate(over="ignore", invalid="ignore"))  # fit tells divergence
     if resume:
         if out is None:

@@ -13,6 +13,7 @@ from gpucnn.backends.cpu.losses import cross_entropy, mse
 from gpucnn.backends.cpu.max_pool2d import max_pool2d, max_pool2d_backward
 from gpucnn.backends.cpu.optimizers import adam_step, sgd_step
 from gpucnn.backends.cpu.subsample2d import subsample2d, subsample2d_backward
+from gpucnn.backends.cpu.threads import one_blas_thread
 
 
 class CpuBackend(Backend):
@@ -50,6 +51,9 @@ class CpuBackend(Backend):
 
     def copy(self, source, out):
         np.copyto(out, source)
+
+    def computing(self):
+        return one_blas_thread()
 
     def synchronize(self):
         """Nothing to wait for: NumPy's calls return when they have ended."""

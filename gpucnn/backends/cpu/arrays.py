@@ -59,3 +59,8 @@ def batch_last_result(out, name, workspace):
 def sum_rows(rows, out):
     """out[r] = the sum of rows[r, ...]; `rows` is contiguous, so that NumPy adds pairwise."""
     np.add.reduce(rows.reshape(len(rows), prod(rows.shape[1:])), axis=1, out=out)
+
+
+def matmul(left, right, out):
+    """left @ right. NumPy's own takes a slow path for an inner length of one, an outer product."""
+    return (np.multiply if left.shape[1] == 1 else np.matmul)(left, right, out=out)

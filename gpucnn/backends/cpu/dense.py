@@ -10,6 +10,7 @@ from gpucnn.backends.cpu.arrays import (
     batch_last,
     batch_last_result,
     given_or_new,
+    matmul,
     samples_last,
     scratch,
     sum_rows,
@@ -42,7 +43,7 @@ def dense_backward(grad_output, output, x, weight, *, activation, needs_grad_inp
     source = batch_last(x, "dense.x", workspace)
     columns = _columns(source)
     dz = dz.reshape(len(weight), columns)
-    np.matmul(dz, source.reshape(len(source), columns).T, out=grad_weight)
+    matmul(dz, source.reshape(len(source), columns).T, out=grad_weight)
     if needs_grad_input:
         with batch_last_result(grad_input, "dense.grad_input", workspace) as target:
             np.matmul(weight.T, dz, out=target.reshape(len(source), columns))

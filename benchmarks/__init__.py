@@ -1,0 +1,1 @@
+"""Benchmarks: this library against its peers, both measured in the same run."""

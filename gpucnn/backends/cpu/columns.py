@@ -1,0 +1,80 @@
+"""Windows as columns: batch-last maps copied to the matrix of a convolution, and added back."""
+
+from itertools import product
+
+import numpy as np
+
+from gpucnn.backends.cpu.arrays import batch_last, samples_last, scratch
+from gpucnn.shapes import window_positions
+
+
+class Columns:
+    """The windows of one convolution, of the shapes of its x and weight."""
+
+    def __init__(self, x, weight, stride, padding):
+        self.kernel = weight.shape[1:]
+        self.stride = stride
+        self.padding = padding
+        self.size = x.shape[2:]
+        self.out_size = tuple(map(window_positions, self.size, self.kernel, stride, padding))
+
+    def padded(self, x, workspace):
+        """A block of samples with its zero padding, batch-last."""
+        if self.padding == (0, 0):
+            return batch_last(x, "conv2d.x", workspace)
+        (top, left), (height, width) = self.padding, self.size
+        source = scratch(workspace, "conv2d.x",
+                         (x.shape[1], height + 2 * top, width + 2 * left, len(x)), x.dtype)
+        source.fill(0)
+        np.copyto(self.unpadded(source), samples_last(x))
+        return source
+
+    def unpadded(self, source):
+        (top, left), (height, width) = self.padding, self.size
+        return source[:, top:top + height, left:left + width]
+
+    def bands(self, source, most_bytes):
+        """Slices of output rows, as many a band as keep its columns within `most_bytes`."""
+        maps, samples = source.shape[0], source.shape[-1]
+        row_bytes = (maps * self.kernel[0] * self.kernel[1] * self.out_size[1] * samples
+                     * source.itemsize)
+        rows = max(1, most_bytes // max(1, row_bytes))
+        return [slice(first, min(first + rows, self.out_size[0]))
+                for first in range(0, self.out_size[0], rows)]
+
+    def _windows(self, source, inputs, rows):
+        """A view (inputs, kh, kw, rows, out_width, samples) of the windows of some output rows."""
+        vertical, horizontal = self.stride
+        first, last, step = inputs.indices(len(source))
+        one_map, row, column, sample = source.strides
+        shape = (len(range(first, last, step)), *self.kernel, rows.stop - rows.start,
+                 self.out_size[1], source.shape[-1])
+        strides = (step * one_map, row, column, vertical * row, horizontal * column, sample)
+        return np.ndarray(shape, source.dtype, source,
+                          first * one_map + rows.start * vertical * row, strides)
+
+    def of(self, source, inputs, rows, workspace):
+        """The windows copied to a matrix (inputs * kernel area, pixels * samples)."""
+        if not isinstance(inputs, slice):
+            source, inputs = source[inputs], slice(None)
+        windows = self._windows(source, inputs, rows)
+        columns = scratch(workspace, "conv2d.columns", windows.shape, source.dtype)
+        np.copyto(columns, windows)
+        return columns.reshape(windows.shape[0] * self.kernel[0] * self.kernel[1], -1)
+
+    def add_back(self, grad_columns, grad_source, inputs, rows):
+        """Add each column's gradient to the pixels that it was copied from: shift by shift, or
+        window by window where there are fewer windows than shifts."""
+        (kh, kw), (vertical, horizontal) = self.kernel, self.stride
+        count, width = rows.stop - rows.start, self.out_size[1]
+        shifted = grad_columns.reshape(-1, kh, kw, count, width, grad_source.shape[-1])
+        if count * width < kh * kw:
+            for line, pixel in product(range(count), range(width)):
+                top, left = (rows.start + line) * vertical, pixel * horizontal
+                grad_source[inputs, top:top + kh, left:left + kw] += shifted[:, :, :, line, pixel]
+            return
+        for ky, kx in product(range(kh), range(kw)):
+            top = rows.start * vertical + ky
+            lines = slice(top, top + (count - 1) * vertical + 1, vertical)
+            pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
+            grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
