@@ -21,13 +21,14 @@
 
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
+constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
 constexpr int STAGED_HEIGHT = (TILE_HEIGHT - 1) * STRIDE_Y + STRIP_HEIGHT;
 constexpr int STAGED_WIDTH = (TILE_WIDTH - 1) * STRIDE_X + KERNEL_WIDTH;
 constexpr int SAMPLE_STRIDE = (STAGED_HEIGHT * STAGED_WIDTH) | 1;  // odd: lanes on other samples hit other banks
 constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 conv2d_forward(const real *__restrict__ x, const real *__restrict__ weight,
                const real *__restrict__ bias, const int *__restrict__ starts,
                const int *__restrict__ connections, const int *__restrict__ inputs,

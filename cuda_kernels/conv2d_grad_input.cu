@@ -17,6 +17,7 @@
 
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
+constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
 // As many outputs as have their window's origin in a run of this many input rows or columns.
 constexpr int STAGED_HEIGHT = (TILE_HEIGHT + STRIP_HEIGHT - 2) / STRIDE_Y + 1;
@@ -27,7 +28,7 @@ constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
 // The smallest whole number that is at least a / b, for b > 0 and any a.
 __device__ inline int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 conv2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__ output,
                   const real *__restrict__ weight, const int *__restrict__ starts,
                   const int *__restrict__ connections, const int *__restrict__ outputs,

@@ -20,6 +20,7 @@
 #include "tile.cuh"
 
 constexpr int THREADS = 128;
+constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 constexpr int TAPS = STRIP_HEIGHT * KERNEL_WIDTH;
 constexpr int TAPS_PER_THREAD = (TAPS + THREADS - 1) / THREADS;
 constexpr int SLICES = TAPS < THREADS ? THREADS / TAPS : 1;
@@ -28,7 +29,7 @@ constexpr int STAGED_WIDTH = (TILE_WIDTH - 1) * STRIDE_X + KERNEL_WIDTH;
 constexpr int SAMPLE_STRIDE = (STAGED_HEIGHT * STAGED_WIDTH) | 1;
 constexpr int STRIPS = (KERNEL_HEIGHT + STRIP_HEIGHT - 1) / STRIP_HEIGHT;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 conv2d_grad_weight(const real *__restrict__ grad_output, const real *__restrict__ output,
                    const real *__restrict__ x, const int *__restrict__ pairs,
                    real *__restrict__ partials, int n_connections, int samples, int in_maps,

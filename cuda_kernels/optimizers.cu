@@ -32,11 +32,11 @@ sgd_step(real *__restrict__ parameters, const real *__restrict__ gradients, real
 extern "C" __global__ void __launch_bounds__(THREADS)
 adam_step(real *__restrict__ parameters, const real *__restrict__ gradients, real *__restrict__ mean,
           real *__restrict__ square, const real *__restrict__ scalars, int count, real beta1, real beta2,
-          real epsilon, real weight_decay) {
+          real one_minus_beta1, real one_minus_beta2, real epsilon, real weight_decay) {
     for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) {
         const real g = gradients[i] + weight_decay * parameters[i];
-        mean[i] = beta1 * mean[i] + (real(1) - beta1) * g;
-        square[i] = beta2 * square[i] + (real(1) - beta2) * g * g;
+        mean[i] = beta1 * mean[i] + one_minus_beta1 * g;
+        square[i] = beta2 * square[i] + one_minus_beta2 * g * g;
         parameters[i] -= scalars[0] * mean[i] / (sqrt(square[i]) * scalars[1] + epsilon);
     }
 }

@@ -16,6 +16,7 @@
 #include "reduce.cuh"
 
 constexpr int THREADS = 128;
+constexpr int BLOCKS_AT_ONCE = 4;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 
 __device__ inline real window_sum(const real *map, int width, int oy, int ox) {
     const real *window = map + (size_t)oy * STRIDE_Y * width + ox * STRIDE_X;
@@ -60,7 +61,7 @@ subsample2d_grad_input(const real *__restrict__ grad_output, const real *__restr
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 subsample2d_grad_parameters(const real *__restrict__ grad_output, const real *__restrict__ output,
                             const real *__restrict__ x, real *__restrict__ coefficient_partials,
                             real *__restrict__ bias_partials, int samples, int maps, int height,

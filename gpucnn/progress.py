@@ -60,23 +60,30 @@ class RichProgress(NoProgress):
         return False
 
     def begin(self, epoch):
-        self._waiting, self._next_update = 0, 0.0
+        self._start = time.monotonic()
+        self._waiting, self._trained, self._next_update = 0, 0, 0.0
         self._progress.reset(self._task, description=f"epoch {epoch}/{self._epochs}")
 
     def advance(self, samples):
         self._waiting += samples
         if time.monotonic() < self._next_update:
             return
-        speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, advance=self._waiting,
-                              rate=f"{speed:,.0f} samples/s" if speed else "")
-        self._waiting, self._next_update = 0, time.monotonic() + SECONDS_BETWEEN_UPDATES
+        self._update()
+        self._next_update = time.monotonic() + SECONDS_BETWEEN_UPDATES
 
     def end(self, record):
         result = f"train {record.train_error:.2f} %"
         if record.test_error is not None:
             result += f", validation {record.test_error:.2f} %"
-        self._progress.update(self._task, advance=self._waiting, result=result)
+        self._update(result=result)
+
+    def _update(self, **fields):
+        """Show what has been trained, as a number and as a rate since the epoch began."""
+        self._trained += self._waiting
+        rate = self._trained / max(time.monotonic() - self._start, 1e-9)
+        self._progress.update(self._task, advance=self._waiting, rate=f"{rate:,.0f} samples/s",
+                              **fields)
+        self._waiting = 0
 
 
 def choose_progress(wanted, epochs, samples):

@@ -474,7 +474,7 @@ def test_gradcheck_agrees_for_each_model_and_loss():
 
 def test_gradcheck_names_a_gradient_that_is_wrong(monkeypatch):
     monkeypatch.setattr(gpucnn, "gradcheck", lambda *arguments, **keywords: [
-        GradientCheck("c1.weight", 1.0, 1.0), GradientCheck("c3.bias", 1.0, 1.1)])
+        GradientCheck("c1.weight", 1.0, 1.0, 1.0), GradientCheck("c3.bias", 1.0, 1.1, 1.0)])
     message = fail("gradcheck", "--device", "cpu")
     assert "expected relative errors of at most 1e-06, got 9.1e-02 for c3.bias" in message
 

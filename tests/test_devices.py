@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from gpucnn.backends.cuda import runtime as cuda_runtime
 from gpucnn.backends.cuda.runtime import CupyRuntime
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 from tests.cuda_on_cpu.runtime import HostRuntime
-from tests.fake_cupy import FakeCupy
+from tests.fake_cupy import FakeCupy, ndarray
 
 
 @pytest.fixture
@@ -155,6 +156,23 @@ def test_cupys_runtime_copies_only_between_equal_shapes_and_types(cupy_backend):
         runtime.copy(source[:1], out)
     with pytest.raises(DTypeError, match="of type float64, got float32"):
         runtime.copy(source, runtime.empty((2, 3), np.float32))
+
+
+def test_cupys_runtime_launches_on_its_device_with_null_pointers_for_none(cupy_backend):
+    runtime, launched = cupy_backend.runtime, []
+    runtime._cupy.RawModule = lambda **_: SimpleNamespace(
+        compile=lambda: None,
+        get_function=lambda name: lambda *launch: launched.append((ndarray.current, *launch)))
+    runtime.compile("", "x.cu")("kernel")(7, 128, (None, np.int32(3)))
+    [(device, blocks, threads, (pointer, number))] = launched
+    assert (device, blocks, threads) == (1, (7,), (128,))
+    assert pointer == 0 and pointer.nbytes == 8 and number == 3
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
+def test_cupys_runtime_uploads_keep_scalars_and_empty_arrays_as_they_are(cupy_backend, shape):
+    array = cupy_backend.runtime.upload(np.zeros(shape, np.float32))
+    assert array.shape == shape and array.dtype == np.float32
 
 
 def test_cupys_runtime_uploads_scalars_and_any_strides(cupy_backend):

@@ -15,11 +15,9 @@ from gpucnn import (
     Network,
     Subsample2d,
     functional,
-    get_backend,
     two_stage,
 )
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.runtime import import_cupy
 from gpucnn.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 from tests.cuda_on_cpu.runtime import HostRuntime
 
@@ -208,15 +206,6 @@ def test_a_warm_step_allocates_and_copies_nothing(monkeypatch, optimizer):
             patch.setattr(backend.runtime, name, lambda *_, name=name: pytest.fail(name))
         step.launch(data, order, None, scalars, loss, totals)
     assert not np.array_equal(before, backend.to_host(net.parameters.flat))
-
-
-@pytest.fixture
-def cuda():
-    """The CUDA backend of a GPU."""
-    problem = import_cupy()[1]
-    if problem is not None:
-        pytest.skip(f"needs a GPU: {problem.reason}")
-    return get_backend("cuda")
 
 
 @pytest.mark.cuda

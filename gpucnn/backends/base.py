@@ -9,8 +9,8 @@ written here once. Throughout:
 - `stride`, `padding` and `pool_size` are pairs (vertical, horizontal); `activation` is a name of
   `gpucnn.activations`.
 - `out` is where a result goes, an array of the right shape, or for a backward op a tuple of its
-  gradients. Without it, or for a None in the tuple, the result is new and C-contiguous. Inputs are
-  never changed.
+  gradients, of which those of parameters are C-contiguous. Without it, or for a None in the tuple,
+  the result is new and C-contiguous. Inputs are never changed.
 - `workspace` keeps scratch memory from one call to the next. Without it scratch memory is new.
 - Sums have a fixed order: the same inputs give the same bits.
 """

@@ -1,7 +1,8 @@
 """A connection table as matrix products: output maps that see the same input maps share one.
 
 Where a table has too many distinct sets of inputs for that to pay, all weights go into one matrix,
-with zeros where nothing is joined.
+with zeros where nothing is joined. (A pixel that is not finite then reaches output maps that do not
+see its map, as 0 * infinity is NaN.)
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ def adam_step(backend, parameters, gradients, mean, square, scalars, *, beta1, b
               weight_decay):
     """One launch, a thread per parameter."""
     _launch(backend, "adam_step", parameters, gradients, mean, square, scalars, parameters.size,
-            beta1, beta2, epsilon, weight_decay)
+            beta1, beta2, 1 - beta1, 1 - beta2, epsilon, weight_decay)
 
 
 def _launch(backend, kernel, parameters, *arguments):

@@ -1,0 +1,146 @@
+"""Every kernel compiles for the GPUs of five generations, without spilling registers.
+
+The specialisations are those that the op tests launch, and those of the training steps of the
+library's models and of a net with ReLU and max pooling. NVRTC compiles them without a GPU.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+
+from gpucnn import (
+    SGD,
+    Adam,
+    ConnectionTable,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    Network,
+    lenet5,
+    two_stage,
+)
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.kernels import kernel_directory, kernel_parameters
+from tests import nvrtc
+from tests.cases import Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
+from tests.cuda_on_cpu.build import ROOT
+from tests.representative import (
+    CONV2D,
+    DENSE,
+    MAX_POOL2D,
+    SMALL_CASES,
+    SUBSAMPLE2D,
+    RecordingRuntime,
+)
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
+CACHE = ROOT / "build" / "nvrtc"
+STATIC_SHARED_BYTES = 48 * 1024
+SYSTEM_SHARED_BYTES = 1024  # what some architectures take for themselves in every block
+
+
+def relu_net(**keywords):
+    return Network([Conv2d(1, 8, 3, padding=1, activation="relu"), MaxPool2d(2),
+                    Conv2d(8, 8, 3, connections=ConnectionTable.grouped(8, 8, 2),
+                           activation="relu"), MaxPool2d(3, stride=2), Flatten(),
+                    Dense(8 * 5 * 5, 10, activation="identity")], (1, 28, 28), **keywords)
+
+
+def train(backend):
+    """A training step of each model, at batch 1 and 64, with either loss and optimiser."""
+    for build, loss, optimizer in ((lenet5, "cross_entropy", SGD(lr=0.1, momentum=0.9)),
+                                   (two_stage, "mse", SGD(lr=0.1)),
+                                   (relu_net, "cross_entropy", Adam(lr=0.1))):
+        for batch_size in (1, 64):
+            network = build(device=backend)
+            plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size)
+            plan.step(np.zeros((batch_size, 28, 28), np.uint8), np.zeros(batch_size, np.int64))
+
+
+def launch_op_cases(backend):
+    """The small cases, and every specialisation of which the generated cases are."""
+    for case in SMALL_CASES.values():
+        case.run_blind(backend)
+    table = ConnectionTable.full(2, 3)
+    for kernel, stride, activation, dtype in CONV2D:
+        size = tuple(5 * step + length for step, length in zip(stride, kernel, strict=True))
+        Conv2dCase(table, 3, size, kernel, stride, (1, 1), activation, dtype).run_blind(backend)
+    for pool_size, stride, activation, dtype in SUBSAMPLE2D:
+        Subsample2dCase((2, 2, 9, 9), pool_size, stride, activation, dtype).run_blind(backend)
+    for pool_size, stride, dtype in MAX_POOL2D:
+        MaxPool2dCase((2, 2, 9, 9), pool_size, stride, dtype).run_blind(backend)
+    for activation, dtype in DENSE:
+        DenseCase(40, 20, 20, None, activation, dtype).run_blind(backend)
+
+
+def compiled_once(source, name, architecture):
+    """`nvrtc.compile_for`, remembered in a file for each text, architecture and compiler."""
+    hashed = hashlib.sha256("\0".join((source, architecture, compiler())).encode()).hexdigest()
+    path = CACHE / f"{hashed[:32]}.json"
+    if not path.exists():
+        kernels = nvrtc.compile_for(source, name, architecture)
+        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        unfinished.write_text(json.dumps({kernel: asdict(taken)
+                                          for kernel, taken in kernels.items()}))
+        unfinished.replace(path)
+    return {kernel: nvrtc.Resources(**taken)
+            for kernel, taken in json.loads(path.read_text()).items()}
+
+
+@cache
+def compiler():
+    """The versions of all NVRTC packages that are installed."""
+    return " ".join(sorted(f"{package.name} {package.version}"
+                           for package in importlib.metadata.distributions()
+                           if package.name.startswith("nvidia-cuda-nvrtc")))
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Specialisation -> source text."""
+    runtime = RecordingRuntime()
+    for work in (launch_op_cases, train):
+        work(CudaBackend(runtime))
+    return runtime.sources
+
+
+@pytest.fixture(scope="module")
+def resources(sources):
+    """(specialisation, kernel, architecture) -> what it takes. NVRTC releases Python's lock."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    jobs = list(product(sources, ARCHITECTURES))
+    with ThreadPoolExecutor() as pool:
+        compiled = pool.map(lambda job: compiled_once(sources[job[0]], *job), jobs)
+        return {(name, kernel, architecture): taken
+                for (name, architecture), kernels in zip(jobs, compiled, strict=True)
+                for kernel, taken in kernels.items()}
+
+
+def test_every_kernel_of_every_file_is_compiled(resources):
+    in_files = {name for file in kernel_directory().glob("*.cu")
+                for name in kernel_parameters(file.read_text(encoding="utf-8"), np.float32)}
+    for architecture in ARCHITECTURES:
+        assert {kernel for _, kernel, other in resources if other == architecture} == in_files
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_kernel_spills_registers(dtype, resources):
+    spilling = {key: taken.spill_bytes for key, taken in resources.items()
+                if dtype in key[0] and taken.spill_bytes}
+    assert not spilling
+
+
+def test_no_kernel_takes_more_than_48_kilobytes_of_static_shared_memory(resources):
+    too_large = {key: taken.shared_bytes for key, taken in resources.items()
+                 if taken.shared_bytes > STATIC_SHARED_BYTES + SYSTEM_SHARED_BYTES}
+    assert not too_large
