@@ -19,7 +19,6 @@
 #include "constants.h"
 #include "tile.cuh"
 
-constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
 constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 static_assert(TILE_PIXELS == 32, "a lane owns one pixel");

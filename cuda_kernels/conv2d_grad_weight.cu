@@ -19,7 +19,6 @@
 #include "reduce.cuh"
 #include "tile.cuh"
 
-constexpr int THREADS = 128;
 constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 constexpr int TAPS = STRIP_HEIGHT * KERNEL_WIDTH;
 constexpr int TAPS_PER_THREAD = (TAPS + THREADS - 1) / THREADS;

@@ -16,7 +16,6 @@
 #include "constants.h"
 #include "reduce.cuh"
 
-constexpr int TILE = 16;
 constexpr int THREADS = TILE * TILE;
 
 // store(row, column, sum over k of left(row, k) * right(k, column)) for one part of the result.

@@ -10,7 +10,6 @@
 
 #include "constants.h"
 
-constexpr int THREADS = 128;
 
 template <typename Pixel, typename Value>
 __device__ void gather(const Pixel *images, const int *labels, const int *order, const int *shifts, real *out,

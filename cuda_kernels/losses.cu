@@ -13,7 +13,6 @@
 #include "constants.h"
 #include "reduce.cuh"
 
-constexpr int THREADS = 128;
 constexpr int WRONG = 1, BAD_LABEL = 2;
 
 __device__ inline int verdict(const real *output, int label, int classes) {

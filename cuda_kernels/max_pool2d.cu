@@ -10,7 +10,6 @@
 
 #include "constants.h"
 
-constexpr int THREADS = 128;
 
 __device__ inline bool replaces(real candidate, real highest) {
     return candidate > highest || (isnan(candidate) && !isnan(highest));

@@ -12,7 +12,6 @@
 
 #include "constants.h"
 
-constexpr int THREADS = 128;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 sgd_step(real *__restrict__ parameters, const real *__restrict__ gradients, real *__restrict__ velocity,

@@ -4,7 +4,6 @@
 
 #include "constants.h"
 
-constexpr int THREADS = 128;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 sum_partials(const real *__restrict__ partials, real *__restrict__ sums, int count, int shares) {

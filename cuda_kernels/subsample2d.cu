@@ -15,7 +15,6 @@
 #include "constants.h"
 #include "reduce.cuh"
 
-constexpr int THREADS = 128;
 constexpr int BLOCKS_AT_ONCE = 4;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 
 __device__ inline real window_sum(const real *map, int width, int oy, int ox) {

@@ -68,7 +68,8 @@ def save_training(path, network, state):
 def load_training(path, network):
     """The `TrainingState` in the file `path`, which must be of a network like `network`."""
     arrays, header = _read(path, TRAINING_FORMAT)
-    if _plain(header.get("network")) != _plain(_description(network)) or any(
+    same = isinstance(header, dict) and header.get("network") == _plain(_description(network))
+    if not same or any(
             not np.array_equal(arrays.get(f"{layer.name}.connections"), layer.connections.pairs)
             for layer in network.layers if hasattr(layer, "connections")):
         raise FileFormatError(f"{path}: expected a training run of this network, got another's")
@@ -116,11 +117,11 @@ def _build(arrays, header, path, backend):
                           dtype=description["dtype"], device=backend,
                           input_range=description["input_range"])
         network.set_parameters({name: arrays[name] for name in network.parameters})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path}: expected a complete description of a network, got one with "
-                              f"a fault at {error}") from error
     except GpucnnError as error:
         raise FileFormatError(f"{path}: expected a network that fits together: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise FileFormatError(f"{path}: expected a complete description of a network, got one with "
+                              f"a fault at {error}") from error
     return network
 
 
@@ -160,8 +161,9 @@ def _read(path, file_format):
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, KeyError) as error:
+            arrays = {name: file.get_tensor(name) for name in file.keys()  # noqa: SIM118
+                      if metadata.get("format") == file_format}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: expected a safetensors file, got one that does not read "
                               f"({error})") from error
     if metadata.get("format") != file_format:
@@ -174,4 +176,7 @@ def _read(path, file_format):
         header = json.loads(metadata["description"])
     except (KeyError, ValueError) as error:
         raise FileFormatError(f"{path}: expected a description as JSON, got none") from error
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FileFormatError(f"{path}: expected finite numbers, got NaN or infinity in {name}")
     return arrays, header

@@ -66,7 +66,7 @@ class ConnectionTable:
 
         The connections come in the order of `numpy.nonzero`: by input map, then by output map.
         """
-        matrix = np.asarray(matrix)
+        matrix = _as_array(matrix, "connection matrix")
         if matrix.ndim != 2 or 0 in matrix.shape:
             raise TableError(f"connection matrix: expected shape (in_maps, out_maps), "
                              f"got {matrix.shape}")
@@ -234,8 +234,15 @@ class ConnectionTable:
         return "\n".join(lines)
 
 
+def _as_array(values, what):
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise TableError(f"{what}: expected rows of one length, got others ({error})") from None
+
+
 def _checked_pairs(pairs):
-    pairs = np.asarray(pairs)
+    pairs = _as_array(pairs, "connection pairs")
     if pairs.ndim != 2 or pairs.shape[0] != 2 or pairs.shape[1] == 0:
         raise TableError(f"connection pairs: expected shape (2, n_connections) with at least one "
                          f"connection, got {pairs.shape}")

@@ -20,7 +20,8 @@ from gpucnn.errors import DeviceError, DTypeError
 
 logger = logging.getLogger("gpucnn")
 
-_DLPACK_CPU, _DLPACK_CUDA, _DLPACK_CUDA_MANAGED = 1, 2, 13
+_DLPACK_HOST = (1, 3)   # the CPU's memory, and that pinned for a GPU
+_DLPACK_CUDA = (2, 13)  # a GPU's memory, and that managed by it
 _NAME = re.compile(r"(cpu|auto|cuda)|cuda:(\d+)")
 _array_types = {}
 
@@ -66,20 +67,46 @@ def as_array(value, where, backend=None):
     if (isinstance(value, np.ndarray) or type(value) in _array_types or _is_cupy(value)
             or (backend is not None and backend.owns(value))):
         return value
+    kind, index = _dlpack_device(value, where)
+    if kind in _DLPACK_HOST:
+        return _shared(value, _cpu(), where)
+    if kind in _DLPACK_CUDA:
+        return _shared(value, get_backend(f"cuda:{index}"), where)
+    raise DeviceError(f"{where}: expected memory of a CPU or an NVIDIA GPU, got a DLPack device of "
+                      f"type {kind}")
+
+
+def host_array(value, where):
+    """`value`, an array or DLPack object on the CPU, as a NumPy array that shares its memory.
+
+    Raises `DTypeError` for what is no array, `DeviceError` for one elsewhere.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    kind, _ = _dlpack_device(value, where)
+    if kind not in _DLPACK_HOST:
+        raise DeviceError(f"{where}: expected an array on the CPU, got a {type(value).__name__} on "
+                          f"another device (DLPack device type {kind})")
+    return _shared(value, _cpu(), where)
+
+
+def _dlpack_device(value, where):
+    """(type, index) of the device of a DLPack object, as numbers."""
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         raise DTypeError(f"{where}: expected a NumPy or CuPy array or a DLPack object, "
                          f"got {type(value).__name__}")
-    kind, index = value.__dlpack_device__()
-    if kind == _DLPACK_CPU:
-        backend = _cpu()
-    elif kind in (_DLPACK_CUDA, _DLPACK_CUDA_MANAGED):
-        backend = get_backend(f"cuda:{index}")
-    else:
-        raise DeviceError(f"{where}: expected memory of a CPU or an NVIDIA GPU, got a DLPack "
-                          f"device of type {int(kind)}")
+    try:
+        kind, index = value.__dlpack_device__()
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise DTypeError(f"{where}: {type(value).__name__} has no device that DLPack knows: "
+                         f"{error}") from error
+    return int(kind), int(index)
+
+
+def _shared(value, backend, where):
     try:
         return backend.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError) as error:
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise DTypeError(f"{where}: {type(value).__name__} cannot be shared by DLPack: "
                          f"{error}") from error
 

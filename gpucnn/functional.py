@@ -1,7 +1,8 @@
 """The ops as stateless functions of NumPy or CuPy arrays.
 
 The backend is that of the arrays; arrays of two devices, or lists, are an error. DLPack objects
-(PyTorch tensors, JAX arrays) are taken and shared, and NumPy or CuPy arrays are given back. Every
+(PyTorch tensors, JAX arrays) are taken and shared, and NumPy or CuPy arrays are given back; on a
+GPU the work goes to CuPy's current stream, and the tensor must live until it is done. Every
 function takes one sample (maps, height, width) or a batch (samples, maps, height, width), float32
 or float64, of any strides; inputs are never changed. An empty batch gives an empty output and zero
 gradients.
@@ -52,11 +53,9 @@ def conv2d(x, weight, bias, connections, *, stride=1, padding=0, activation="ide
     LeCun et al. 1998, section II.B; a table as in its Table I.
     """
     call = _Call("conv2d", x=x, weight=weight, bias=bias)
-    options, out_shape = _conv2d_options(call, connections, stride, padding, activation)
+    options, _ = _conv2d_options(call, connections, stride, padding, activation)
     call.expect("bias", (connections.out_maps,))
-    out = call.backend.empty((call.samples, *out_shape), call.dtype)
-    call.backend.conv2d(call.batch("x"), call["weight"], call["bias"], connections, **options,
-                        out=out)
+    out = call.backend.conv2d(call.batch("x"), call["weight"], call["bias"], connections, **options)
     return call.unbatched(out)
 
 

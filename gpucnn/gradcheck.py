@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn.errors import DTypeError
+from gpucnn.data import Dataset
+from gpucnn.errors import DTypeError, ShapeError
 from gpucnn.losses import get_loss
 
 STEP = 1e-5  # the central difference's error is of order STEP^2, its rounding of order 1e-16 / STEP
@@ -39,7 +40,12 @@ def gradcheck(network, x, labels, *, loss, seed=0):
     if network.dtype != np.float64:
         raise DTypeError(f"gradcheck: expected a network of float64, got {network.dtype}")
     loss = get_loss(loss)
-    labels = np.asarray(labels, np.int32)
+    data = Dataset(x, labels, name="gradcheck", classes=network.output_shape[0])
+    if data.image_shape != network.input_shape or any(n != 1 for n in network.output_shape[1:]):
+        raise ShapeError(f"gradcheck: expected images of shape {network.input_shape} and one "
+                         f"output position, got {data.image_shape} and outputs of shape "
+                         f"{network.output_shape}")
+    x, labels = data.images, data.labels
     _, grad_output = _loss(network, x, labels, loss)
     grad_x = network.backend.to_host(network.backward(grad_output, needs_grad_input=True))
     gradients = {name: network.backend.to_host(array) for name, array in network.gradients.items()}

@@ -1,6 +1,8 @@
 """The losses that training minimises; each is computed by the backend's op of its name."""
 
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 
 from gpucnn.errors import ArgumentError
 
@@ -15,6 +17,10 @@ class Mse:
 
     target: float = 0.8
     op = "mse"
+
+    def __post_init__(self):
+        if not isinstance(self.target, Real) or not 0 < self.target < inf:
+            raise ArgumentError(f"Mse: expected a target above 0, got {self.target!r}")
 
     def evaluate(self, backend, output, labels, **buffers):
         """See `Backend.mse`."""
@@ -39,6 +45,6 @@ def get_loss(loss):
     """The loss of a name, "mse" or "cross_entropy", or `loss` itself if it is one."""
     if isinstance(loss, (Mse, CrossEntropy)):
         return loss
-    if loss not in _BY_NAME:
+    if not isinstance(loss, str) or loss not in _BY_NAME:
         raise ArgumentError(f"loss: expected one of {', '.join(_BY_NAME)}, got {loss!r}")
     return _BY_NAME[loss]()

@@ -6,15 +6,24 @@ import numpy as np
 
 from gpucnn.backends.base import Workspace
 from gpucnn.devices import as_array, backend_of, get_backend
-from gpucnn.errors import ArgumentError, DeviceError, DTypeError, ShapeError
+from gpucnn.errors import (
+    ArgumentError,
+    DataError,
+    DeviceError,
+    DTypeError,
+    GpucnnError,
+    ShapeError,
+)
 from gpucnn.layers import Layer
 from gpucnn.losses import get_loss
+from gpucnn.optimizers import SGD, Adam
 from gpucnn.plans import PlainPlan
 from gpucnn.program import LayerProgram, ParameterSlot, Program
 from gpucnn.shapes import whole_number
 
 INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
 DTYPES = ("float32", "float64")
+LARGEST_SEED = 2**63 - 1
 
 
 class NamedArrays(Mapping):
@@ -56,15 +65,20 @@ class Network:
                  input_range=INPUT_RANGE):
         self.layers = _checked_layers(layers)
         self.input_shape = _checked_input_shape(input_shape)
-        self.seed = whole_number(seed, "Network: seed", least=0)
-        if str(dtype) not in DTYPES:
-            raise ArgumentError(f"Network: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
-        self.dtype = np.dtype(str(dtype))
+        self.seed = whole_number(seed, "Network: seed", least=0, most=LARGEST_SEED)
+        self.dtype = _checked_dtype(dtype)
         self.input_range = _checked_range(input_range)
-        self.shapes = self._walk()
+        backend = get_backend(device)
+        unnamed = [layer for layer in self.layers if layer.name is None]
+        try:
+            _name_layers(self.layers)
+            self.shapes = self._walk()
+        except GpucnnError:
+            for layer in unnamed:
+                layer.name = None
+            raise
         self._slots = self._allot()
-        values = self._initial_values()
-        self._bind(get_backend(device), values)
+        self._bind(backend, self._initial_values())
 
     @property
     def output_shape(self):
@@ -98,16 +112,19 @@ class Network:
         device: (samples, classes, out_height, out_width), or (samples, classes) behind a Flatten.
         Every layer remembers what `backward` needs."""
         x = self._checked_input(x)
-        for layer in self.layers:
-            x = layer.forward(x)
+        with self.backend.computing():
+            for layer in self.layers:
+                x = layer.forward(x, workspace=self._workspace)
         return x
 
     def backward(self, grad_output, *, needs_grad_input=False):
         """Fill `gradients` from the derivative of the loss by the last `forward`'s output; returns
         the derivative by its input if that is needed, else None."""
-        for number in reversed(range(len(self.layers))):
-            grad_output = self.layers[number].backward(
-                grad_output, needs_grad_input=needs_grad_input or number > 0)
+        with self.backend.computing():
+            for number in reversed(range(len(self.layers))):
+                grad_output = self.layers[number].backward(
+                    grad_output, needs_grad_input=needs_grad_input or number > 0,
+                    workspace=self._workspace)
         return grad_output
 
     def outputs(self, images, *, batch_size=256):
@@ -120,18 +137,18 @@ class Network:
         output positions, unless the network has a Flatten.
         """
         batch_size = whole_number(batch_size, "batch_size", least=1)
-        images = self._checked_images(images)
-        shape = (images.shape[1], *(max(size, least) for size, least in zip(
-            images.shape[2:], self.input_shape[1:], strict=True)))
+        images = self.checked_images(images)
+        shape = self._padded_shape(images.shape[2:])
         output_shape = self._walk(shape)[-1]
         outputs = np.empty((len(images), *output_shape), self.dtype)
+        workspace = Workspace(self.backend)
         with self.backend.computing():
             for first in range(0, len(images), batch_size):
-                part = images[first:first + batch_size]
-                outputs[first:first + batch_size] = self.backend.to_host(self._apply(part, shape))
+                output = self._apply(images[first:first + batch_size], shape, workspace)
+                outputs[first:first + batch_size] = self.backend.to_host(output)
         return outputs
 
-    def _apply(self, images, shape):
+    def _apply(self, images, shape, workspace):
         """The output for a batch of images, each scaled and padded to `shape` first."""
         if not self.backend.owns(images):
             images = self.backend.from_host(images)
@@ -140,7 +157,7 @@ class Network:
         self.backend.gather(images, None, order, None, input_range=self.input_range, out=x,
                             out_labels=None)
         for layer in self.layers:
-            x = layer.apply(x)
+            x = layer.apply(x, workspace=workspace)
         return x
 
     def predict(self, images, *, batch_size=256):
@@ -151,6 +168,11 @@ class Network:
         if labels.ndim == 3 and labels.shape[1:] == (1, 1):
             return labels[:, 0, 0]
         return labels
+
+    def positions(self, size):
+        """How many output positions images of `size` = (height, width) give: (height, width), or ()
+        behind a Flatten."""
+        return self._walk(self._padded_shape(size))[-1][1:]
 
     def compile_step(self, *, loss, optimizer, batch_size):
         """A training step as a plan, with everything allocated and compiled beforehand.
@@ -164,7 +186,7 @@ class Network:
 
     def program(self, *, loss, optimizer, batch_size):
         """The `Program` of a training step, for a planner."""
-        if not hasattr(optimizer, "scalars"):
+        if not isinstance(optimizer, (SGD, Adam)):
             raise ArgumentError(f"optimizer: expected SGD(...) or Adam(...), got {optimizer!r}")
         layers = tuple(
             LayerProgram(layer.op, layer.name, shape, output_shape, layer.options(),
@@ -231,6 +253,10 @@ class Network:
 
     # -- how it is built -----------------------------------------------------------------------
 
+    def _padded_shape(self, size):
+        """The input's shape for images of `size`, smaller ones padded to the input's own size."""
+        return (self.input_shape[0], *map(max, size, self.input_shape[1:]))
+
     def _walk(self, shape=None):
         """The output shape of every layer for an input of `shape`, with the layers' own checks."""
         shapes = []
@@ -271,12 +297,12 @@ class Network:
         self.backend = backend
         self.parameters = NamedArrays(backend.from_host(self._flattened(values)), self._slots)
         self.gradients = NamedArrays(backend.zeros((self.n_parameters,), self.dtype), self._slots)
-        workspace = Workspace(backend)
+        self._workspace = Workspace(backend)
         for layer in self.layers:
             names = {name: f"{layer.name}.{name}" for name in layer.parameter_shapes()}
             layer.bind(self, backend,
                        {name: self.parameters[full] for name, full in names.items()},
-                       {name: self.gradients[full] for name, full in names.items()}, workspace)
+                       {name: self.gradients[full] for name, full in names.items()})
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -292,7 +318,11 @@ class Network:
                              f"width), got {x.shape}")
         return x
 
-    def _checked_images(self, images):
+    def checked_images(self, images):
+        """`images` as (samples, maps, height, width), if this network can take them: see `outputs`.
+
+        Raises `DTypeError`, `DeviceError`, `ShapeError` or `DataError` (NaN or infinity).
+        """
         images = as_array(images, "images", self.backend)
         if not self.backend.owns(images) and not isinstance(images, np.ndarray):
             raise DeviceError(f"images: expected an array on {self.device} or the host, got one on "
@@ -304,6 +334,8 @@ class Network:
                              f"width) or, of one map, (samples, height, width), got {images.shape}")
         if images.dtype not in (np.uint8, self.dtype):
             raise DTypeError(f"images: expected uint8 or {self.dtype}, got {images.dtype}")
+        if isinstance(images, np.ndarray) and not np.isfinite(images).all():
+            raise DataError("images: expected finite values, got NaN or infinity")
         return images
 
 
@@ -318,23 +350,34 @@ def _checked_layers(layers):
             raise ArgumentError(f"Network: {layer.where} belongs to another network already")
         if any(layer is other for other in layers[:number]):
             raise ArgumentError(f"Network: {layer.where} stands in the list twice")
+    return layers
+
+
+def _name_layers(layers):
+    """Give each layer without a name one of its op and place; check that no two are the same."""
+    for number, layer in enumerate(layers):
         if layer.name is None:
             layer.name = f"{layer.op}{number + 1}"
     names = [layer.name for layer in layers]
     for name in names:
         if names.count(name) > 1:
             raise ArgumentError(f"Network: expected distinct names of layers, got {name!r} twice")
-    return layers
+
+
+def _checked_dtype(dtype):
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise ArgumentError(f"Network: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+    return np.dtype(name)
 
 
 def _checked_input_shape(shape):
-    try:
-        shape = tuple(whole_number(size, "Network: input_shape", least=1) for size in shape)
-    except TypeError:
-        shape = ()
-    if len(shape) != 3:
-        raise ShapeError(f"Network: expected an input_shape (maps, height, width), got {shape}")
-    return shape
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise ShapeError(f"Network: expected an input_shape (maps, height, width), got {shape!r}")
+    return tuple(whole_number(size, "Network: input_shape", least=1) for size in shape)
 
 
 def _checked_range(input_range):

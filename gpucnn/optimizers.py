@@ -6,17 +6,18 @@ which the backend reads from an array of the device.
 """
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
+from numbers import Real
 
 from gpucnn.errors import ArgumentError
 
 
-def _check(name, value, low, high=float("inf"), *, low_included=True):
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and (
+def _check(name, value, low, high=inf, *, low_included=True):
+    fits = isinstance(value, Real) and not isinstance(value, bool) and (
         low <= value < high if low_included else low < value < high)
     if not fits:
         bounds = f"{'of at least' if low_included else 'above'} {low}"
-        bounds += f" and below {high}" if high < float("inf") else ""
+        bounds += f" and below {high}" if high < inf else ""
         raise ArgumentError(f"{name}: expected a number {bounds}, got {value!r}")
 
 

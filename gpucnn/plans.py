@@ -50,6 +50,7 @@ class PlainPlan:
         self.learning_rate = program.optimizer.lr
         self.steps = 0
         self._network = network
+        self._parameters = network.parameters
         self._layers = network.layers
         self._dtype = np.dtype(program.dtype)
         self._classes = _single_position(program)
@@ -65,7 +66,7 @@ class PlainPlan:
         type, at most as large as its input; labels: (samples,) of any integer type. Arrays of the
         host are copied to the device. The rate is `learning_rate`, which may be set between steps.
         """
-        self._check_backend()
+        self._check_network()
         images, labels = self._checked_batch(images, labels)
         samples = len(labels)
         data = ResidentData(self._on_device(images), self._on_device(labels))
@@ -73,7 +74,8 @@ class PlainPlan:
         scalars = self.backend.from_host(np.array(
             self.program.optimizer.scalars(self.steps, self.learning_rate), self._dtype))
         loss, totals = self._next_loss()
-        self.launch(data, self._first[:samples], None, scalars, loss, totals)
+        with self.backend.computing():
+            self.launch(data, self._first[:samples], None, scalars, loss, totals)
         return Loss(self.backend, loss, totals)
 
     def load(self, dataset):
@@ -89,7 +91,7 @@ class PlainPlan:
         rates: the learning rate of each batch. progress, if given, is called with the number of
         samples of each batch. Loss and error are those of each batch before its own update.
         """
-        self._check_backend()
+        self._check_network()
         batch_size = self.program.batch_size
         scalars = np.array([self.program.optimizer.scalars(self.steps + number, float(rate))
                             for number, rate in enumerate(rates, start=1)], self._dtype)
@@ -158,7 +160,7 @@ class PlainPlan:
         self.backend.gather(data.images, data.labels, order, shifts,
                             input_range=self.program.input_range, out=x, out_labels=labels)
         for layer, buffer in zip(self._layers, self._outputs, strict=True):
-            x = layer.forward(x, None if buffer is None else buffer[:samples])
+            x = layer.forward(x, None if buffer is None else buffer[:samples], self._workspace)
         grad = self._grad_output[:samples]
         self.program.loss.evaluate(self.backend, x.reshape(samples, self._classes), labels,
                                    grad_output=grad, loss=loss, totals=totals,
@@ -166,9 +168,11 @@ class PlainPlan:
         grad = grad.reshape(x.shape)
         for number in reversed(range(len(self._layers))):
             buffer = self._grad_inputs[number]
-            grad = self._layers[number].backward(grad, needs_grad_input=number > 0,
-                                                 out=None if buffer is None else buffer[:samples])
-        self.program.optimizer.update(self.backend, self._network.parameters.flat,
+            grad = self._layers[number].backward(
+                grad, needs_grad_input=number > 0, workspace=self._workspace,
+                out=None if buffer is None else buffer[:samples])
+            self._layers[number].forget()
+        self.program.optimizer.update(self.backend, self._parameters.flat,
                                       self._network.gradients.flat, self.state, scalars)
 
     def _next_loss(self):
@@ -184,10 +188,10 @@ class PlainPlan:
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _check_backend(self):
-        if self._network.backend is not self.backend:
-            raise DeviceError(f"plan: expected the network on {self.backend.device}, where the "
-                              f"plan was compiled, got it on {self._network.backend.device}")
+    def _check_network(self):
+        if self._network.parameters is not self._parameters:
+            raise DeviceError(f"plan: expected the network where the plan was compiled, on "
+                              f"{self.backend.device}; it has moved since")
 
     def _on_device(self, array):
         return array if self.backend.owns(array) else self.backend.from_host(array)

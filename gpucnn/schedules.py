@@ -36,7 +36,7 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Half a cosine from the optimiser's rate to `final` times it, at the last step."""
+    """Half a cosine from the optimiser's rate to `final` times it, reached after the last step."""
 
     final: float = 0.0
 

@@ -5,8 +5,8 @@ import operator
 from gpucnn.errors import ArgumentError, ShapeError
 
 
-def whole_number(value, name, *, least):
-    """`value` as an int of at least `least`; raises `ArgumentError` otherwise."""
+def whole_number(value, name, *, least, most=None):
+    """`value` as an int from `least` to `most`; raises `ArgumentError` otherwise."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -15,6 +15,8 @@ def whole_number(value, name, *, least):
         raise ArgumentError(f"{name}: expected an int, got {value!r}")
     if number < least:
         raise ArgumentError(f"{name}: expected at least {least}, got {number}")
+    if most is not None and number > most:
+        raise ArgumentError(f"{name}: expected at most {most}, got {number}")
     return number
 
 

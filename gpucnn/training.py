@@ -13,13 +13,14 @@ import numpy as np
 
 from gpucnn.checkpoint import TrainingState, load_training, save_training
 from gpucnn.data import Dataset
-from gpucnn.errors import ArgumentError, DataError, TrainingError
+from gpucnn.errors import ArgumentError, DataError, ShapeError, TrainingError
 from gpucnn.files import write_atomically
 from gpucnn.losses import get_loss
+from gpucnn.network import LARGEST_SEED
 from gpucnn.optimizers import SGD
 from gpucnn.plans import check_classes
 from gpucnn.progress import choose_progress
-from gpucnn.schedules import Constant
+from gpucnn.schedules import Constant, Cosine, StepDecay
 from gpucnn.shapes import whole_number
 
 logger = logging.getLogger("gpucnn")
@@ -58,11 +59,8 @@ def evaluate(network, dataset, *, batch_size=256):
     beyond the network's outputs, `ShapeError` if its images give more than one answer each.
     """
     dataset = _as_dataset(dataset, "evaluate")
-    check_classes(dataset, network.output_shape[0], "evaluate")
+    _check_measurable(network, dataset, "evaluate")
     answers = network.predict(dataset.images, batch_size=batch_size)
-    if answers.ndim != 1:
-        raise DataError(f"evaluate: expected one answer an image, got {answers.shape[1]}x"
-                        f"{answers.shape[2]} (images of shape {dataset.image_shape})")
     return float(100 * np.mean(answers != dataset.labels))
 
 
@@ -94,9 +92,12 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     train = _as_dataset(train, "fit")
     validation = None if validation is None else _as_dataset(validation, "fit: validation")
     if validation is not None:
-        check_classes(validation, network.output_shape[0], "fit: validation")
+        _check_measurable(network, validation, "fit: validation")
+    if schedule is not None and not isinstance(schedule, (Constant, Cosine, StepDecay)):
+        raise ArgumentError(f"fit: expected a schedule such as Constant() or Cosine(), got "
+                            f"{schedule!r}")
     if early_stopping is not None:
-        whole_number(early_stopping, "fit: early_stopping", least=1)
+        early_stopping = whole_number(early_stopping, "fit: early_stopping", least=1)
         if validation is None:
             raise ArgumentError("fit: expected a validation set with early_stopping, got none")
     run = _Run(
@@ -104,8 +105,9 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
         epochs=whole_number(epochs, "fit: epochs", least=1),
         batch_size=min(whole_number(batch_size, "fit: batch_size", least=1), len(train)),
         loss=get_loss(loss), optimizer=optimizer or SGD(lr=0.05, momentum=0.9),
-        schedule=schedule or Constant(), shift=whole_number(shift, "fit: shift", least=0),
-        seed=whole_number(seed, "fit: seed", least=0), shuffle=bool(shuffle),
+        schedule=schedule or Constant(),
+        shift=whole_number(shift, "fit: shift", least=0, most=max(network.input_shape[1:])),
+        seed=whole_number(seed, "fit: seed", least=0, most=LARGEST_SEED), shuffle=bool(shuffle),
         early_stopping=early_stopping)
     if checkpoint is not None:
         run.attach(Path(checkpoint), resume)
@@ -146,6 +148,9 @@ class _Run:
     def attach(self, path, resume):
         """Write checkpoints to `path`, and go on from the one there if told to."""
         self._checkpoint = path
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"fit: expected a directory for checkpoint {path}, got none at "
+                                    f"{path.parent}")
         if not path.exists():
             return
         if not resume:
@@ -237,6 +242,16 @@ def _as_dataset(data, where):
     if len(data) == 0:
         raise DataError(f"{where}: expected at least one sample, got none")
     return data
+
+
+def _check_measurable(network, dataset, where):
+    """Check that the network gives one answer, of the data set's classes, for each image."""
+    check_classes(dataset, network.output_shape[0], where)
+    network.checked_images(dataset.images)
+    positions = network.positions(dataset.image_shape[1:])
+    if positions not in ((), (1, 1)):
+        raise ShapeError(f"{where}: expected one answer an image, got {positions[0]}x"
+                         f"{positions[1]} (images of shape {dataset.image_shape})")
 
 
 def _fingerprint(dataset):

@@ -53,6 +53,14 @@ class ndarray(DeviceArray):
         return self._values.copy()
 
 
+class FakeError(RuntimeError):
+    """CuPy's CUDARuntimeError."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
 class _OwnedByFake(HostRuntime):
     def owns(self, array):
         return isinstance(array, ndarray)
@@ -73,8 +81,11 @@ class FakeCupy:
             Device=self._device,
             compiler=SimpleNamespace(CompileException=RuntimeError),
             get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+            nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
             runtime=SimpleNamespace(getDeviceCount=lambda: gpus,
-                                    getDeviceProperties=lambda index: properties))
+                                    getDeviceProperties=lambda index: properties,
+                                    driverGetVersion=lambda: 12090 if gpus else 0,
+                                    CUDARuntimeError=FakeError))
 
     @contextlib.contextmanager
     def _device(self, index):

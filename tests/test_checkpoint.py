@@ -132,6 +132,8 @@ def described(change):
     (described(lambda network: network["layers"][0].update(type="Evil")), "a fault at 'Evil'"),
     (described(lambda network: network["layers"][0]["options"].update(extra=1)), "extra"),
     (described(lambda network: network.update(input_shape=[1, 2, 2])), "fits together.*at least"),
+    (described(lambda network: network.update(seed=2**70)), "fits together.*at most"),
+    (described(lambda network: network["layers"][0].update(options=["ab", "c"])), "complete"),
     (described(lambda network: network["layers"][0]["options"].update(in_maps="many")),
      "fits together|complete"),
 ])
@@ -152,6 +154,21 @@ def test_arrays_that_do_not_fit_are_refused(saved, change, message):
     rewritten(saved, change_arrays=change)
     with pytest.raises(FileFormatError, match=message):
         load_network(saved, device="cpu")
+
+
+def test_numbers_that_are_not_finite_are_refused(saved):
+    rewritten(saved, change_arrays=lambda arrays: arrays | {
+        "c3.bias": np.array([0, np.nan, 0], np.float32)})
+    with pytest.raises(FileFormatError, match=r"got NaN or infinity in c3\.bias"):
+        load_network(saved, device="cpu")
+
+
+def test_a_file_of_types_that_numpy_does_not_know_is_foreign(tmp_path):
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "foreign"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    with pytest.raises(FileFormatError, match="a safetensors file of something else"):
+        load_network(path, device="cpu")
 
 
 def test_an_unusable_device_is_not_the_files_fault(saved):

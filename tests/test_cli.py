@@ -260,7 +260,7 @@ def test_settings_that_are_left_open_follow_loss_batch_and_data():
 
     assert complete("cross_entropy", 64) == [40, 0.05, 0.9, 5e-4, 1]
     assert complete("cross_entropy", 1024)[1] == 0.1
-    assert complete("mse", 1, 60_000) == [6, 0.002, 0, 0, 0]
+    assert complete("mse", 1, 60_000) == [6, 0.005, 0, 0, 0]
     assert complete("mse", 256)[1] == 0.02
     assert complete("cross_entropy", 64, optimizer="adam") == [40, 0.002, 0, 0, 1]
 

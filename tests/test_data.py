@@ -321,8 +321,8 @@ def test_dataset_explains_a_dlpack_array_that_numpy_cannot_take():
 @pytest.mark.parametrize(
     ("images", "labels", "error", "message"),
     [
-        ([[[1]]], np.zeros(1, int), DTypeError, "images: expected an array, got list"),
-        (small_images(), [0] * 6, DTypeError, "labels: expected an array, got list"),
+        ([[[1]]], np.zeros(1, int), DTypeError, "images: expected a NumPy or .* got list"),
+        (small_images(), [0] * 6, DTypeError, "labels: expected a NumPy or .* got list"),
         (small_images(dtype="int64"), np.zeros(6, int), DTypeError, "uint8, .* got int64"),
         (small_images(dtype="float16"), np.zeros(6, int), DTypeError, "got float16"),
         (small_images(), np.zeros(6), DTypeError, "labels of an integer type, got float64"),

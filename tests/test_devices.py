@@ -15,7 +15,7 @@ from gpucnn.backends.cuda import runtime as cuda_runtime
 from gpucnn.backends.cuda.runtime import CupyRuntime
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 from tests.cuda_on_cpu.runtime import HostRuntime
-from tests.fake_cupy import FakeCupy, ndarray
+from tests.fake_cupy import FakeCupy, FakeError, ndarray
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ MISSING = ModuleNotFoundError("No module named 'cupy'", name="cupy")
 BROKEN = [ImportError("libcuda.so.1: cannot open shared object file"),
           ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock"),
           AttributeError("module 'numpy' has no attribute 'bool'")]
+OLD_DRIVER, NO_DEVICE = 35, 100
 
 
 def test_cpu_is_numpy_everywhere():
@@ -66,8 +67,27 @@ def test_cuda_without_cupy_says_what_to_install(importing):
 
 def test_cuda_without_a_gpu_says_that_the_gpu_is_missing(importing):
     importing(FakeCupy(gpus=0))
-    with pytest.raises(DeviceError, match="'cuda:1': CuPy is installed but finds no usable"):
+    with pytest.raises(DeviceError, match="'cuda:1': CuPy is installed but finds no NVIDIA"):
         get_backend("cuda:1")
+
+
+def driver_fails(status, message):
+    """A CuPy whose driver is there and fails."""
+    def fail():
+        raise FakeError(status, message)
+    cupy = FakeCupy(gpus=0)
+    cupy.cuda.runtime.driverGetVersion = lambda: 11040
+    cupy.cuda.runtime.getDeviceCount = fail
+    return cupy
+
+
+def without_compiler():
+    """A CuPy with a GPU and without NVRTC."""
+    def fail():
+        raise RuntimeError("libnvrtc.so.12: not found")
+    cupy = FakeCupy()
+    cupy.cuda.nvrtc.getVersion = fail
+    return cupy
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
@@ -84,6 +104,24 @@ def test_auto_takes_the_cpu_quietly_and_logs_it(importing, caplog, recwarn, outc
         assert get_backend("auto") is get_backend("cpu")
     assert not recwarn.list
     assert "no CUDA" in caplog.text and "taking cpu" in caplog.text
+
+
+@pytest.mark.parametrize(("cupy", "words"), [
+    (driver_fails(OLD_DRIVER, "driver version is insufficient"), "cannot use the NVIDIA driver"),
+    (without_compiler(), r"no compiler, NVRTC: pip install gpucnn\[cuda12\]"),
+], ids=["old driver", "no NVRTC"])
+def test_an_old_driver_or_a_missing_compiler_is_named_and_auto_warns(importing, cupy, words):
+    importing(cupy)
+    with pytest.raises(DeviceError, match=words):
+        get_backend("cuda")
+    with pytest.warns(RuntimeWarning, match=words):
+        assert get_backend("auto") is get_backend("cpu")
+
+
+def test_a_driver_that_shows_no_gpu_is_no_reason_to_warn(importing, recwarn):
+    importing(driver_fails(NO_DEVICE, "no CUDA-capable device is detected"))
+    assert get_backend("auto") is get_backend("cpu")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)

@@ -13,12 +13,13 @@ from gpucnn.backends.cuda.kernels import (
     kernel_directory,
     kernel_parameters,
 )
+from gpucnn.backends.cuda.launch import BLOCK
 from gpucnn.errors import KernelError
 from tests.cuda_on_cpu.runtime import HostRuntime
 
 FILES = sorted(kernel_directory().glob("*.cu*"))
 PACKAGE = Path(__file__).resolve().parents[1] / "gpucnn"
-SGD = Specialisation("optimizers.cu", np.dtype(np.float32))
+SGD = Specialisation("optimizers.cu", np.dtype(np.float32), None, (BLOCK,))
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_a_specialisation_is_compiled_once(runtime, launch, monkeypatch):
         compiled.append(name), compile_kernels(source, name))[1])
     launch()
     launch()
-    assert compiled == ["optimizers.cu (float32)"]
+    assert compiled == ["optimizers.cu (float32, THREADS=128)"]
 
 
 # -- sources ---------------------------------------------------------------------------------------

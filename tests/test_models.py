@@ -16,6 +16,7 @@ from gpucnn import (
     two_stage,
 )
 from gpucnn.backends.cuda import CudaBackend
+from gpucnn.errors import DataError, DTypeError, ShapeError
 from gpucnn.models import TWO_STAGE_C3
 from tests.cuda_on_cpu.runtime import HostRuntime
 
@@ -80,10 +81,21 @@ def test_a_wrong_gradient_is_found(device, monkeypatch):
 
     monkeypatch.setattr(network["s2"], "propagate", wrong)
     x = np.random.default_rng(0).uniform(0, 1, (2, 1, 28, 28))
-    errors = {check.name: check.error for check in gradcheck(network, x, [1, 2],
+    errors = {check.name: check.error for check in gradcheck(network, x, np.array([1, 2]),
                                                              loss="cross_entropy")}
     assert errors["s2.coefficient"] > 1e-4 and errors["c1.weight"] > 1e-4
     assert errors["c3.weight"] < 1e-6
+
+
+@pytest.mark.parametrize(("x", "labels", "error", "message"), [
+    (np.zeros((1, 1, 28, 28)), [77], DataError, "77"),
+    (np.zeros((1, 1, 28, 28)), [0.9], DTypeError, "integer"),
+    (np.zeros((2, 1, 28, 28)), [0], DataError, "labels"),
+    (np.zeros((1, 1, 32, 32)), [0], ShapeError, r"shape \(1, 28, 28\)"),
+])
+def test_gradcheck_refuses_what_it_cannot_check(x, labels, error, message):
+    with pytest.raises(error, match=message):
+        gradcheck(two_stage(dtype="float64", device="cpu"), x, np.array(labels), loss="mse")
 
 
 def trained(model, device, steps, optimizer, loss="cross_entropy", n=4):

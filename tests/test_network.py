@@ -16,7 +16,14 @@ from gpucnn import (
     two_stage,
 )
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.errors import ArgumentError, DeviceError, DTypeError, ShapeError, TableError
+from gpucnn.errors import (
+    ArgumentError,
+    DataError,
+    DeviceError,
+    DTypeError,
+    ShapeError,
+    TableError,
+)
 from tests.cuda_on_cpu.runtime import HostRuntime
 
 
@@ -233,6 +240,8 @@ def test_a_layer_that_does_not_fit_is_named_when_the_network_is_built():
     (lambda: small_network(dtype="float16"), ArgumentError, "float32, float64, got 'float16'"),
     (lambda: small_network(input_range=(1, 1)), ArgumentError, "two different numbers"),
     (lambda: small_network(seed=-1), ArgumentError, "seed: expected at least 0"),
+    (lambda: small_network(seed=2**64), ArgumentError, "seed: expected at most"),
+    (lambda: Network(small_layers(), 32), ShapeError, "got 32"),
     (lambda: small_network(device="gpu"), DeviceError, "'cpu', 'cuda', 'cuda:N' or 'auto'"),
     (lambda: Network([Conv2d(1, 1, 1, name="a"), Conv2d(1, 1, 1, name="a")], (1, 2, 2)),
      ArgumentError, "'a' twice"),
@@ -280,6 +289,39 @@ def test_inputs_of_the_wrong_kind_are_refused():
         small_network(device=host).forward(np.zeros((1, 1, 8, 8), np.float32))
 
 
+def test_a_refused_input_does_not_spoil_a_layer_alone():
+    layer = Conv2d(1, 2, 3)
+    for x in (np.zeros((1, 1, 5, 5), np.int64), np.zeros((1, 2, 5, 5))):
+        with pytest.raises((DTypeError, ShapeError)):
+            layer.forward(x)
+    assert layer.forward(np.zeros((1, 1, 5, 5), np.float32)).dtype == np.float32
+
+
+def test_a_network_that_cannot_be_built_leaves_its_layers_as_they_were():
+    layer = Conv2d(1, 1, 3)
+    with pytest.raises(ShapeError):
+        Network([layer], (1, 2, 2), device="cpu")
+    assert layer.name is None
+    assert Network([Conv2d(1, 1, 1), layer], (1, 3, 3), device="cpu")["conv2d2"] is layer
+
+
+def test_a_gradient_on_another_device_is_refused():
+    backend = CudaBackend(HostRuntime())
+    net = small_network(device=backend)
+    net.forward(backend.from_host(np.zeros((1, 1, 8, 8), np.float32)))
+    with pytest.raises(DeviceError, match="a grad_output on cuda-on-cpu, got one on cpu"):
+        net.backward(np.zeros((1, 5, 1, 1), np.float32))
+
+
+def test_images_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="finite values, got NaN"):
+        small_network().predict(np.full((1, 8, 8), np.nan, np.float32))
+
+
+def test_a_type_may_be_given_as_numpys():
+    assert small_network(dtype=np.float64).dtype == np.float64
+
+
 def test_backward_needs_a_forward_and_a_gradient_of_its_shape():
     network = small_network()
     with pytest.raises(ArgumentError, match="Dense 'output': expected a forward pass"):
@@ -287,6 +329,8 @@ def test_backward_needs_a_forward_and_a_gradient_of_its_shape():
     network.forward(np.zeros((2, 1, 8, 8), np.float32))
     with pytest.raises(ShapeError, match=r"grad_output of shape \(2, 5, 1, 1\)"):
         network.backward(np.zeros((2, 5), np.float32))
+    with pytest.raises(DTypeError, match="grad_output of float32 like the output, got float64"):
+        network.backward(np.zeros((2, 5, 1, 1)))
 
 
 def test_parameters_that_do_not_fit_change_nothing():

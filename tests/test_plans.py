@@ -262,17 +262,53 @@ def test_a_device_array_given_to_a_cpu_network_is_refused():
         plan().step(backend.from_host(images), labels)
 
 
+def test_computing_beside_a_plan_does_not_disturb_it():
+    """A plan has scratch memory of its own, so that a captured graph stays valid."""
+    backend = CudaBackend(HostRuntime())
+    net = network(backend)
+    step = plan(net)
+    step.step(*batch(6))
+    held = dict(step._workspace._buffers)
+    net.forward(backend.from_host(np.zeros((50, 1, 5, 5), np.float32)))
+    net.predict(np.zeros((70, 5, 5), np.uint8))
+    assert all(step._workspace._buffers[key] is buffer for key, buffer in held.items())
+
+
+def test_a_step_leaves_nothing_to_go_back_from():
+    net = network()
+    x = np.zeros((2, 1, 5, 5), np.float32)
+    net.forward(x)
+    plan(net).step(*batch(2))
+    with pytest.raises(ArgumentError, match="expected a forward pass before backward"):
+        net.backward(np.zeros((2, 4, 1, 1), np.float32))
+
+
+def test_strided_images_and_labels_on_the_device_are_taken():
+    backend = CudaBackend(HostRuntime())
+    images, labels = batch(4)
+    wide = np.repeat(images, 2, axis=3)
+    on_device = backend.from_host(wide)[:, :, :, ::2]
+    twice = backend.from_host(np.repeat(labels.astype(np.int32), 2))[::2]
+    assert float(plan(network(backend)).step(on_device, twice)) == pytest.approx(
+        float(plan(network(backend)).step(images, labels)))
+
+
 def test_a_plan_is_void_when_the_network_has_moved():
     net = network()
     step = plan(net)
     net.to(CudaBackend(HostRuntime()))
-    with pytest.raises(DeviceError, match="the network on cpu, where the plan was compiled"):
+    with pytest.raises(DeviceError, match="where the plan was compiled, on cpu; it has moved"):
+        step.step(*batch(2))
+    net.to("cpu")
+    with pytest.raises(DeviceError, match="it has moved"):
         step.step(*batch(2))
 
 
 @pytest.mark.parametrize(("keywords", "message"), [
     ({"loss": "hinge"}, "mse, cross_entropy, got 'hinge'"),
+    ({"loss": ["mse"]}, r"got \['mse'\]"),
     ({"optimizer": "sgd"}, r"SGD\(...\) or Adam\(...\), got 'sgd'"),
+    ({"optimizer": SGD}, r"SGD\(...\) or Adam\(...\), got <class"),
     ({"batch_size": 0}, "batch_size: expected at least 1"),
 ])
 def test_a_plan_needs_a_loss_an_optimiser_and_a_batch_size(keywords, message):
@@ -292,7 +328,9 @@ def test_a_network_with_several_output_positions_cannot_be_trained():
     (lambda: SGD(lr=0.1, nesterov=True), "a momentum above 0 with nesterov"),
     (lambda: SGD(lr="fast"), "got 'fast'"),
     (lambda: SGD(lr=float("nan")), "got nan"),
+    (lambda: SGD(lr=float("inf")), "got inf"),
     (lambda: Adam(beta2=1.5), "beta2"),
+    (lambda: Mse(target=float("nan")), "a target above 0, got nan"),
 ])
 def test_an_optimiser_refuses_numbers_out_of_range(build, message):
     with pytest.raises(ArgumentError, match=message):

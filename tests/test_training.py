@@ -29,6 +29,7 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.errors import (
     ArgumentError,
     DataError,
+    DTypeError,
     FileFormatError,
     MissingDependencyError,
     ShapeError,
@@ -263,6 +264,10 @@ def test_the_history_is_saved_as_csv(tmp_path):
     ({"epochs": 0}, ArgumentError, "epochs: expected at least 1"),
     ({"batch_size": 0}, ArgumentError, "batch_size: expected at least 1"),
     ({"shift": -1}, ArgumentError, "shift: expected at least 0"),
+    ({"shift": 2**40}, ArgumentError, "shift: expected at most 8"),
+    ({"seed": 2**64}, ArgumentError, "seed: expected at most"),
+    ({"schedule": StepDecay}, ArgumentError, "expected a schedule such as"),
+    ({"checkpoint": "/no/such/directory/file"}, FileNotFoundError, "got none at /no/such"),
     ({"early_stopping": 0}, ArgumentError, "early_stopping: expected at least 1"),
     ({"loss": "hinge"}, ArgumentError, "loss: expected one of"),
     ({"optimizer": "adam"}, ArgumentError, "optimizer: expected"),
@@ -291,6 +296,19 @@ def test_bad_images_and_labels_are_refused_before_training(images, labels, error
     assert np.array_equal(before, network.parameters.flat)
 
 
+@pytest.mark.parametrize(("images", "error", "message"), [
+    (np.zeros((2, 3, 8, 8), np.uint8), ShapeError, r"\(samples, 1, height, width\)"),
+    (np.zeros((2, 12, 12), np.uint8), ShapeError, "fit: validation: expected one answer an image"),
+    (np.zeros((2, 8, 8)), DTypeError, "uint8 or float32, got float64"),
+])
+def test_a_validation_set_that_does_not_fit_is_refused_before_training(images, error, message):
+    network = small_network()
+    before = network.parameters.flat.copy()
+    with pytest.raises(error, match=message):
+        fit(network, bars(20), (images, np.array([0, 1])), epochs=1)
+    assert np.array_equal(before, network.parameters.flat)
+
+
 def test_an_empty_data_set_is_refused():
     with pytest.raises(DataError, match="at least one sample, got none"):
         fit(small_network(), bars(4)[:0], epochs=1)
@@ -309,7 +327,7 @@ def test_a_loss_that_explodes_is_an_error_that_names_the_cure():
 
 
 def test_evaluate_wants_one_answer_an_image():
-    with pytest.raises(DataError, match="one answer an image, got 2x1"):
+    with pytest.raises(ShapeError, match="one answer an image, got 2x1"):
         evaluate(small_network(), (np.zeros((2, 12, 8), np.uint8), np.array([0, 1])))
 
 

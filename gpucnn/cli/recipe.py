@@ -42,7 +42,7 @@ def default_rate(loss, optimizer, batch_size):
     if optimizer == "adam":
         return 0.002
     if loss == "mse":
-        return min(0.002 * batch_size, 0.02)
+        return min(0.005 * batch_size, 0.02)
     return min(0.05 * batch_size / 64, 0.1)
 
 

@@ -42,7 +42,7 @@ SHARE = click.FloatRange(min=0)
               help="1 trains online, as the original did.")
 @click.option("--lr", type=RATE, metavar="X",
               help="Learning rate. [default: for sgd with cross_entropy 0.05 * batch / 64, at most "
-                   "0.1; for sgd with mse 0.002 * batch, at most 0.02; for adam 0.002]")
+                   "0.1; for sgd with mse 0.005 * batch, at most 0.02; for adam 0.002]")
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), metavar="X",
               help="Of sgd. [default: 0.9 with cross_entropy, 0 with mse]")
 @click.option("--weight-decay", type=SHARE, metavar="X",

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from gpucnn.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
+from gpucnn.devices import host_array
+from gpucnn.errors import ArgumentError, DataError, DTypeError, ShapeError
 from gpucnn.shapes import whole_number
 
 IMAGE_TYPES = (np.dtype("uint8"), np.dtype("float32"), np.dtype("float64"))
 LABEL_TYPE = np.dtype("int32")
 MOST_CLASSES = np.iinfo(LABEL_TYPE).max
-DLPACK_CPU = 1
 
 
 class Dataset:
@@ -34,8 +34,8 @@ class Dataset:
         if not isinstance(name, str):
             raise ArgumentError(f"Dataset: expected a str as name, got {name!r}")
         where = f"Dataset {name!r}" if name else "Dataset"
-        images = _checked_images(_host_array(images, f"{where}: images"), where)
-        labels = _host_array(labels, f"{where}: labels")
+        images = _checked_images(host_array(images, f"{where}: images"), where)
+        labels = host_array(labels, f"{where}: labels")
         _check_label_array(labels, len(images), where)
         classes = _class_count(labels, classes, where)
         _check_label_values(labels, classes, where)
@@ -154,27 +154,6 @@ class Dataset:
                 f"got {index.min()} to {index.max()}"
             )
         return index
-
-
-def _host_array(value, what):
-    """`value` as a NumPy array without a copy: NumPy arrays and DLPack's on the CPU."""
-    if isinstance(value, np.ndarray):
-        return value
-    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
-        raise DTypeError(f"{what}: expected an array, got {type(value).__name__}")
-    device_type = int(value.__dlpack_device__()[0])
-    if device_type != DLPACK_CPU:
-        raise DeviceError(
-            f"{what}: expected an array on the CPU, got a {type(value).__name__} on another "
-            f"device (DLPack device type {device_type})"
-        )
-    try:
-        return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise DTypeError(
-            f"{what}: expected an array that NumPy can take, got a {type(value).__name__} "
-            f"that it cannot ({error})"
-        ) from error
 
 
 def _checked_images(images, where):

@@ -70,16 +70,16 @@ class Conv2d(Layer):
         _, height, width = self.output_shape(input_shape)
         return self.connections.n_connections * int(np.prod(self.kernel_size)) * height * width
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         return self.backend.conv2d(
             x, self.weight, self.bias, self.connections, stride=self.stride, padding=self.padding,
-            activation=self.activation, out=out, workspace=self.workspace)
+            activation=self.activation, out=out, workspace=workspace)
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         grad_bias = self.gradients.get("bias")
-        if grad_bias is None and self.workspace is not None:
-            grad_bias = self.workspace.take("Conv2d.unused_bias", (self.out_maps,), x.dtype)
+        if grad_bias is None and workspace is not None:
+            grad_bias = workspace.take("Conv2d.unused_bias", (self.out_maps,), x.dtype)
         return self.backend.conv2d_backward(
             grad_output, output, x, self.weight, self.connections, stride=self.stride,
             padding=self.padding, activation=self.activation, needs_grad_input=needs_grad_input,
-            out=(out, self.gradients["weight"], grad_bias), workspace=self.workspace).grad_input
+            out=(out, self.gradients["weight"], grad_bias), workspace=workspace).grad_input

@@ -48,13 +48,13 @@ class Dense(Layer):
     def multiply_adds(self, input_shape):
         return self.in_features * self.out_features * int(np.prod(input_shape[1:]))
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         return self.backend.dense(x, self.weight, self.bias, activation=self.activation, out=out,
-                                  workspace=self.workspace)
+                                  workspace=workspace)
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         return self.backend.dense_backward(
             grad_output, output, x, self.weight, activation=self.activation,
             needs_grad_input=needs_grad_input,
             out=(out, self.gradients["weight"], self.gradients["bias"]),
-            workspace=self.workspace).grad_input
+            workspace=workspace).grad_input

@@ -24,8 +24,8 @@ class Flatten(Layer):
         self._expect_maps(input_shape)
         return (prod(input_shape),)
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         return x.reshape(len(x), prod(x.shape[1:]))
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         return grad_output.reshape(x.shape) if needs_grad_input else None

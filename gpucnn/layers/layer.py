@@ -54,7 +54,6 @@ class Layer:
         self.name = name
         self.network = None
         self.backend = None
-        self.workspace = None
         self.parameters = {}
         self.gradients = {}
         self._remembered = None
@@ -108,13 +107,12 @@ class Layer:
         self.gradients = {name: self.backend.zeros(array.shape, dtype)
                           for name, array in values.items()}
 
-    def bind(self, network, backend, parameters, gradients, workspace):
+    def bind(self, network, backend, parameters, gradients):
         """Take a network's views as this layer's arrays."""
         self.network = network
         self.backend = backend
         self.parameters = parameters
         self.gradients = gradients
-        self.workspace = workspace
         self._remembered = None
 
     def assign(self, name, values):
@@ -137,25 +135,24 @@ class Layer:
 
     # -- computing -----------------------------------------------------------------------------
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         """The output for a batch x (samples, *input shape), without remembering anything."""
         raise NotImplementedError
 
-    def forward(self, x, out=None):
-        """The output for a batch x (samples, *input shape), in `out` if given."""
+    def forward(self, x, out=None, workspace=None):
+        """The output for a batch x (samples, *input shape), in `out` if given, with scratch memory
+        of `workspace` if given."""
         x = as_array(x, self.where, self.backend)
-        if self.backend is None:
-            self.allocate(backend_of(x, where=self.where), x.dtype)
-        if not self.backend.owns(x):
-            raise DeviceError(f"{self.where}: expected an input on {self.backend.device}, got one "
-                              f"on {backend_of(x, where=self.where).device}")
         self._check_type(x)
         self.output_shape(x.shape[1:])
-        output = self.apply(x, out)
+        if self.backend is None:
+            self.allocate(backend_of(x, where=self.where), x.dtype)
+        self._check_device("an input", x)
+        output = self.apply(x, out, workspace)
         self._remembered = x, output
         return output
 
-    def backward(self, grad_output, *, needs_grad_input=True, out=None):
+    def backward(self, grad_output, *, needs_grad_input=True, out=None, workspace=None):
         """Write the parameters' gradients, return the input's (None unless it is needed).
 
         grad_output: the derivative of the loss by the last `forward`'s output, of its shape.
@@ -164,19 +161,27 @@ class Layer:
             raise ArgumentError(f"{self.where}: expected a forward pass before backward")
         x, output = self._remembered
         grad_output = as_array(grad_output, self.where, self.backend)
-        if grad_output.shape != output.shape or grad_output.dtype != output.dtype:
-            raise ShapeError(f"{self.where}: expected a grad_output of shape {output.shape} and "
-                             f"{output.dtype} like the output, got {grad_output.shape} and "
-                             f"{grad_output.dtype}")
-        return self.propagate(grad_output, output, x, needs_grad_input, out)
+        self._check_device("a grad_output", grad_output)
+        if grad_output.shape != output.shape:
+            raise ShapeError(f"{self.where}: expected a grad_output of shape {output.shape} like "
+                             f"the output, got {grad_output.shape}")
+        if grad_output.dtype != output.dtype:
+            raise DTypeError(f"{self.where}: expected a grad_output of {output.dtype} like the "
+                             f"output, got {grad_output.dtype}")
+        return self.propagate(grad_output, output, x, needs_grad_input, out, workspace)
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         """The backward pass of a layer, with all it needs."""
         raise NotImplementedError
 
     def forget(self):
         """Drop the input and output that `forward` remembered."""
         self._remembered = None
+
+    def _check_device(self, what, array):
+        if not self.backend.owns(array):
+            raise DeviceError(f"{self.where}: expected {what} on {self.backend.device}, got one on "
+                              f"{backend_of(array, where=self.where).device}")
 
     def _check_type(self, x):
         for array in self.parameters.values():

@@ -28,13 +28,13 @@ class MaxPool2d(Layer):
         size = windows_shape(input_shape[1:], self.pool_size, self.stride, where=self.where)
         return (input_shape[0], *size)
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         return self.backend.max_pool2d(x, pool_size=self.pool_size, stride=self.stride, out=out,
-                                       workspace=self.workspace)
+                                       workspace=workspace)
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         if not needs_grad_input:
             return None
         return self.backend.max_pool2d_backward(
             grad_output, output, x, pool_size=self.pool_size, stride=self.stride, out=out,
-            workspace=self.workspace)
+            workspace=workspace)

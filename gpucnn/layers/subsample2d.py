@@ -53,19 +53,19 @@ class Subsample2d(Layer):
     def multiply_adds(self, input_shape):
         return int(np.prod(self.output_shape(input_shape)) * np.prod(self.pool_size))
 
-    def apply(self, x, out=None):
+    def apply(self, x, out=None, workspace=None):
         return self.backend.subsample2d(
             x, self._arrays(x.dtype)["coefficient"], self.bias, pool_size=self.pool_size,
-            stride=self.stride, activation=self.activation, out=out, workspace=self.workspace)
+            stride=self.stride, activation=self.activation, out=out, workspace=workspace)
 
-    def propagate(self, grad_output, output, x, needs_grad_input, out):
+    def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         gradients = self.gradients if self.trainable else self._arrays(x.dtype)["unused"]
         return self.backend.subsample2d_backward(
             grad_output, output, x, self._arrays(x.dtype)["coefficient"],
             pool_size=self.pool_size, stride=self.stride, activation=self.activation,
             needs_grad_input=needs_grad_input,
             out=(out, gradients["coefficient"], gradients["bias"]),
-            workspace=self.workspace).grad_input
+            workspace=workspace).grad_input
 
     def _arrays(self, dtype):
         """The parameters, or what stands for them in a layer that is not trainable: the constant

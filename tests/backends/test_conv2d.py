@@ -115,7 +115,7 @@ def test_large_kernels_do_take_several_strips(file):
 
 def test_a_kernel_whose_rows_exceed_shared_memory_is_refused_by_name(cuda_on_cpu):
     case = Conv2dCase(ConnectionTable.full(1, 1), 1, (1, 1100), (1, 1025))
-    with pytest.raises(KernelError, match=r"expected a kernel whose windows fit .* got 1x1025"):
+    with pytest.raises(KernelError, match=r"a kernel_size whose windows fit .* got 1x1025"):
         case.run(cuda_on_cpu)
 
 

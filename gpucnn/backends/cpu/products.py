@@ -95,10 +95,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Group:
-    """Output maps that share one matrix product, of shape (outputs, inputs) in kernels.
+    """Output maps that share one matrix product; a cell of it is one pair of maps.
 
     `inputs` and `outputs` index their maps, as slices where possible. Connection `connections[k]`
-    stands in cell `cells[k]` of the matrix, counted row by row, ascending.
+    stands in cell `cells[k]` of the (outputs, inputs) cells, counted row by row, ascending.
     """
 
     inputs: slice | np.ndarray

@@ -3,7 +3,6 @@ name. It imports without CuPy and without a GPU; its `Runtime` brings both."""
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class CudaBackend(Backend):
         self.runtime = runtime
         self.kernels = Kernels(runtime)
         self.device = runtime.device
-        self._tables = WeakKeyDictionary()
+        self._tables = {}
 
     @property
     def description(self):

@@ -7,7 +7,7 @@ from gpucnn.backends.cuda.launch import blocks_for, new_like, shares_for, sum_pa
 from gpucnn.errors import KernelError
 from gpucnn.shapes import window_positions
 
-WARPS = 8  # of conv2d.cu and conv2d_grad_input.cu: output maps a block computes
+WARPS = 8  # of conv2d.cu and conv2d_grad_input.cu: maps a block computes
 THREADS = 32 * WARPS
 WEIGHT_THREADS = 128
 STAGED_BYTES = 16 * 1024  # shared memory for staged maps that leaves room for several blocks
@@ -148,7 +148,7 @@ def _cheapest(sizes, size, maps, shapes, staged):
             work = tile.pixels * maps * kernel_height * kernel_width + 2 * tile.staged
             candidates.append((tile.count(sizes.samples, size) * work, tile))
     if not candidates or kernel_width > LARGEST_TAPS:
-        raise KernelError(f"conv2d on CUDA: expected a kernel whose windows fit into "
+        raise KernelError(f"conv2d on CUDA: expected a kernel_size whose windows fit into "
                           f"{LARGEST_STAGED_BYTES} bytes of shared memory row by row, got "
                           f"{kernel_height}x{kernel_width}")
     return min(candidates, key=lambda candidate: candidate[0])[1]
@@ -161,6 +161,9 @@ def _specialised(file, sizes, tile, activation):
         "TILE_SAMPLES": tile.shape[0], "TILE_HEIGHT": tile.shape[1], "TILE_WIDTH": tile.shape[2],
         "STRIP_HEIGHT": tile.strip,
     }
-    if file != "conv2d_grad_weight.cu":
+    if file == "conv2d_grad_weight.cu":
+        constants["THREADS"] = WEIGHT_THREADS
+    else:
+        constants["WARPS"] = WARPS
         constants["STAGED_MAPS"] = min(8, max(1, STAGED_BYTES // (tile.staged * sizes.itemsize)))
     return Specialisation(file, sizes.dtype, activation, tuple(constants.items()))

@@ -16,7 +16,7 @@ def dense(backend, x, weight, bias, *, activation, out=None, workspace=None):
     positions = prod(x.shape[2:])
     out = new_like(backend, out, (len(x), out_features, *x.shape[2:]), x.dtype)
     backend.kernels.launch(
-        Specialisation("dense.cu", x.dtype, activation), "dense_forward",
+        _specialised(x.dtype, activation), "dense_forward",
         _parts(out_features, len(x) * positions), THREADS,
         backend.contiguous(x, "dense.x", workspace),
         backend.contiguous(weight, "dense.weight", workspace),
@@ -28,7 +28,7 @@ def dense(backend, x, weight, bias, *, activation, out=None, workspace=None):
 def dense_backward(backend, grad_output, output, x, weight, *, activation, needs_grad_input=True,
                    out=None, workspace=None):
     """A launch for each gradient; the derivative of the activation is applied while loading."""
-    specialisation = Specialisation("dense.cu", x.dtype, activation)
+    specialisation = _specialised(x.dtype, activation)
     out_features, in_features = weight.shape
     samples, positions = len(x), prod(x.shape[2:])
     grad_input, grad_weight, grad_bias = out or (None, None, None)
@@ -64,3 +64,7 @@ def dense_backward(backend, grad_output, output, x, weight, *, activation, needs
 
 def _parts(rows, columns):
     return blocks_for(rows, TILE) * blocks_for(columns, TILE)
+
+
+def _specialised(dtype, activation):
+    return Specialisation("dense.cu", dtype, activation, (("TILE", TILE),))

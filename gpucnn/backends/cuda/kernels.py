@@ -6,6 +6,7 @@ includes as `constants.h`:
 
     using real = float;
     using Squash = ScaledTanh;
+    constexpr int THREADS = 128;
     constexpr int KERNEL_HEIGHT = 5;
 
 All headers are pasted into one source text, because CuPy's kernel cache does not look into
@@ -22,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-import gpucnn
 from gpucnn.errors import KernelError
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)".*$', re.MULTILINE)
@@ -74,7 +74,7 @@ class Parameter:
 @cache
 def kernel_directory():
     """The folder of the `.cu` files: inside an installed package, beside an editable one."""
-    package = Path(gpucnn.__file__).parent
+    package = Path(__file__).parents[2]
     for folder in (package / "cuda_kernels", package.parent / "cuda_kernels"):
         if (folder / "conv2d.cu").is_file():
             return folder

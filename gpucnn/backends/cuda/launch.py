@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from gpucnn.backends.cuda.kernels import Specialisation
 
 THREADS = 128  # of every kernel that maps threads to elements
+BLOCK = ("THREADS", THREADS)  # tells the kernel
 LARGEST_SHARES = 64
 BLOCKS_PER_MULTIPROCESSOR = 4
 
@@ -35,6 +36,6 @@ def sum_partials(backend, result, shares, name, workspace):
         return
     partials = backend.scratch(workspace, name, (shares, *result.shape), result.dtype)
     yield partials
-    backend.kernels.launch(Specialisation("reduce.cu", result.dtype), "sum_partials",
-                           blocks_for(result.size, THREADS), THREADS, partials, result,
-                           result.size, shares)
+    specialisation = Specialisation("reduce.cu", result.dtype, None, (BLOCK,))
+    backend.kernels.launch(specialisation, "sum_partials", blocks_for(result.size, THREADS),
+                           THREADS, partials, result, result.size, shares)

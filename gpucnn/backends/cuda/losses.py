@@ -3,7 +3,7 @@
 import numpy as np
 
 from gpucnn.backends.cuda.kernels import Specialisation
-from gpucnn.backends.cuda.launch import THREADS, blocks_for
+from gpucnn.backends.cuda.launch import BLOCK, THREADS, blocks_for
 
 
 def mse(backend, output, labels, *, target, grad_output, loss, totals, workspace=None):
@@ -18,7 +18,7 @@ def cross_entropy(backend, output, labels, *, grad_output, loss, totals, workspa
 
 def _launch(backend, kernel, output, labels, grad_output, loss, totals, workspace, *options):
     samples, classes = output.shape
-    specialisation = Specialisation("losses.cu", output.dtype)
+    specialisation = Specialisation("losses.cu", output.dtype, None, (BLOCK,))
     losses = backend.scratch(workspace, "losses.sample_losses", (samples,), np.float64)
     verdicts = backend.scratch(workspace, "losses.verdicts", (samples,), np.int32)
     backend.kernels.launch(specialisation, kernel, blocks_for(samples, THREADS), THREADS, output,

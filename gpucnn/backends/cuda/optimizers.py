@@ -1,7 +1,7 @@
 """Launches of the update kernels: cuda_kernels/optimizers.cu."""
 
 from gpucnn.backends.cuda.kernels import Specialisation
-from gpucnn.backends.cuda.launch import THREADS, blocks_for
+from gpucnn.backends.cuda.launch import BLOCK, THREADS, blocks_for
 
 
 def sgd_step(backend, parameters, gradients, velocity, scalars, *, momentum, nesterov,
@@ -19,5 +19,6 @@ def adam_step(backend, parameters, gradients, mean, square, scalars, *, beta1, b
 
 
 def _launch(backend, kernel, parameters, *arguments):
-    backend.kernels.launch(Specialisation("optimizers.cu", parameters.dtype), kernel,
-                           blocks_for(parameters.size, THREADS), THREADS, parameters, *arguments)
+    specialisation = Specialisation("optimizers.cu", parameters.dtype, None, (BLOCK,))
+    backend.kernels.launch(specialisation, kernel, blocks_for(parameters.size, THREADS), THREADS,
+                           parameters, *arguments)

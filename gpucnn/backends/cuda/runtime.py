@@ -13,6 +13,8 @@ import numpy as np
 
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 
+NO_DEVICE = 100  # cudaErrorNoDevice
+
 
 @dataclass(frozen=True)
 class DeviceProfile:
@@ -87,10 +89,33 @@ def import_cupy():
         return None, Problem(f"CuPy is installed but does not import ({error})", expected=False)
     except Exception as error:  # a broken installation may raise anything while it is imported
         return None, Problem(f"CuPy is installed but does not import ({error})", expected=False)
-    if not cupy.cuda.is_available():
-        return None, Problem("CuPy is installed but finds no usable NVIDIA GPU: check that "
-                             "`nvidia-smi` lists one and that its driver is recent", expected=True)
-    return cupy, None
+    problem = _no_gpu(cupy) or _no_compiler(cupy)
+    return (None, problem) if problem else (cupy, None)
+
+
+def _no_gpu(cupy):
+    """The `Problem` of a machine without a usable GPU, or None."""
+    if cupy.cuda.is_available():
+        return None
+    if cupy.cuda.runtime.driverGetVersion() == 0:
+        return Problem("CuPy is installed but finds no NVIDIA driver: check that `nvidia-smi` "
+                       "lists a GPU", expected=True)
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return Problem(f"CuPy is installed but cannot use the NVIDIA driver ({error})",
+                       expected=error.status == NO_DEVICE)
+    return Problem("CuPy is installed but finds no NVIDIA GPU", expected=True)
+
+
+def _no_compiler(cupy):
+    """The `Problem` of a CuPy without NVRTC, which compiles the kernels, or None."""
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Problem(f"CuPy is installed and finds a GPU but no compiler, NVRTC: pip install "
+                       f"gpucnn[cuda12] or gpucnn[cuda13] ({error})", expected=False)
+    return None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,14 @@
 
 from gpucnn.backends.base import Subsample2dGradients
 from gpucnn.backends.cuda.kernels import Specialisation
-from gpucnn.backends.cuda.launch import THREADS, blocks_for, new_like, shares_for, sum_partials
+from gpucnn.backends.cuda.launch import (
+    BLOCK,
+    THREADS,
+    blocks_for,
+    new_like,
+    shares_for,
+    sum_partials,
+)
 from gpucnn.shapes import window_positions
 
 
@@ -59,4 +66,4 @@ def pooling(file, dtype, pool_size, stride, activation=None):
     """The specialisation of a pooling kernel."""
     return Specialisation(file, dtype, activation, (
         ("POOL_HEIGHT", pool_size[0]), ("POOL_WIDTH", pool_size[1]),
-        ("STRIDE_Y", stride[0]), ("STRIDE_X", stride[1])))
+        ("STRIDE_Y", stride[0]), ("STRIDE_X", stride[1]), BLOCK))
