@@ -24,7 +24,7 @@ constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it 
 static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
 constexpr int STAGED_HEIGHT = (TILE_HEIGHT - 1) * STRIDE_Y + STRIP_HEIGHT;
 constexpr int STAGED_WIDTH = (TILE_WIDTH - 1) * STRIDE_X + KERNEL_WIDTH;
-constexpr int SAMPLE_STRIDE = (STAGED_HEIGHT * STAGED_WIDTH) | 1;  // odd: lanes on other samples hit other banks
+constexpr int SAMPLE_STRIDE = sample_stride(STAGED_HEIGHT, STAGED_WIDTH);
 constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
@@ -54,17 +54,14 @@ conv2d_forward(const real *__restrict__ x, const real *__restrict__ weight,
             for (int strip = 0; strip < KERNEL_HEIGHT; strip += STRIP_HEIGHT) {
                 const int top = origin.row * STRIDE_Y + strip - padding_y;
                 const int left = origin.column * STRIDE_X - padding_x;
-                for (int i = threadIdx.x; i < maps * TILE_SAMPLES * STAGED_HEIGHT * STAGED_WIDTH;
-                     i += THREADS) {
-                    const int column = i % STAGED_WIDTH, row = i / STAGED_WIDTH % STAGED_HEIGHT;
-                    const int sample = i / (STAGED_WIDTH * STAGED_HEIGHT) % TILE_SAMPLES;
-                    const int map = i / (STAGED_WIDTH * STAGED_HEIGHT * TILE_SAMPLES);
-                    const int n = origin.sample + sample, iy = top + row, ix = left + column;
-                    const bool inside = n < samples && iy >= 0 && iy < height && ix >= 0 && ix < width;
-                    staged[map * MAP_STRIDE + sample * SAMPLE_STRIDE + row * STAGED_WIDTH + column] =
-                        inside ? x[(((size_t)n * in_maps + first + map) * height + iy) * width + ix]
-                               : real(0);
-                }
+                stage<THREADS, STAGED_HEIGHT, STAGED_WIDTH>(
+                    staged, maps, [&](int map, int sample, int row, int column) {
+                        const int n = origin.sample + sample, iy = top + row, ix = left + column;
+                        const bool inside =
+                            n < samples && iy >= 0 && iy < height && ix >= 0 && ix < width;
+                        return inside ? x[(((size_t)n * in_maps + first + map) * height + iy) * width + ix]
+                                      : real(0);
+                    });
                 __syncthreads();
                 for (after = next; after < end && inputs[after] < first + maps; ++after) {
                     const real *window = staged + (inputs[after] - first) * MAP_STRIDE + mine;

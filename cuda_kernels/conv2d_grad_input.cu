@@ -21,7 +21,7 @@ static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
 // As many outputs as have their window's origin in a run of this many input rows or columns.
 constexpr int STAGED_HEIGHT = (TILE_HEIGHT + STRIP_HEIGHT - 2) / STRIDE_Y + 1;
 constexpr int STAGED_WIDTH = (TILE_WIDTH + KERNEL_WIDTH - 2) / STRIDE_X + 1;
-constexpr int SAMPLE_STRIDE = (STAGED_HEIGHT * STAGED_WIDTH) | 1;
+constexpr int SAMPLE_STRIDE = sample_stride(STAGED_HEIGHT, STAGED_WIDTH);
 constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
 
 // The smallest whole number that is at least a / b, for b > 0 and any a.
@@ -52,20 +52,15 @@ conv2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__
             for (int strip = 0; strip < KERNEL_HEIGHT; strip += STRIP_HEIGHT) {
                 const int top = ceil_div(origin.row + padding_y - strip - (STRIP_HEIGHT - 1), STRIDE_Y);
                 const int left = ceil_div(origin.column + padding_x - (KERNEL_WIDTH - 1), STRIDE_X);
-                for (int j = threadIdx.x; j < maps * TILE_SAMPLES * STAGED_HEIGHT * STAGED_WIDTH;
-                     j += THREADS) {
-                    const int column = j % STAGED_WIDTH, row = j / STAGED_WIDTH % STAGED_HEIGHT;
-                    const int sample = j / (STAGED_WIDTH * STAGED_HEIGHT) % TILE_SAMPLES;
-                    const int map = j / (STAGED_WIDTH * STAGED_HEIGHT * TILE_SAMPLES);
-                    const int n = origin.sample + sample, oy = top + row, ox = left + column;
-                    real dz = 0;
-                    if (n < samples && oy >= 0 && oy < out_height && ox >= 0 && ox < out_width) {
+                stage<THREADS, STAGED_HEIGHT, STAGED_WIDTH>(
+                    staged, maps, [&](int map, int sample, int row, int column) {
+                        const int n = origin.sample + sample, oy = top + row, ox = left + column;
+                        if (n >= samples || oy < 0 || oy >= out_height || ox < 0 || ox >= out_width)
+                            return real(0);
                         const size_t at =
                             (((size_t)n * out_maps + first + map) * out_height + oy) * out_width + ox;
-                        dz = grad_output[at] * Squash::slope(output[at]);
-                    }
-                    staged[map * MAP_STRIDE + sample * SAMPLE_STRIDE + row * STAGED_WIDTH + column] = dz;
-                }
+                        return grad_output[at] * Squash::slope(output[at]);
+                    });
                 __syncthreads();
                 for (after = next; after < end && outputs[after] < first + maps; ++after) {
                     const real *dz = staged + (outputs[after] - first) * MAP_STRIDE

@@ -25,7 +25,7 @@ constexpr int TAPS_PER_THREAD = (TAPS + THREADS - 1) / THREADS;
 constexpr int SLICES = TAPS < THREADS ? THREADS / TAPS : 1;
 constexpr int STAGED_HEIGHT = (TILE_HEIGHT - 1) * STRIDE_Y + STRIP_HEIGHT;
 constexpr int STAGED_WIDTH = (TILE_WIDTH - 1) * STRIDE_X + KERNEL_WIDTH;
-constexpr int SAMPLE_STRIDE = (STAGED_HEIGHT * STAGED_WIDTH) | 1;
+constexpr int SAMPLE_STRIDE = sample_stride(STAGED_HEIGHT, STAGED_WIDTH);
 constexpr int STRIPS = (KERNEL_HEIGHT + STRIP_HEIGHT - 1) / STRIP_HEIGHT;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
@@ -52,14 +52,13 @@ conv2d_grad_weight(const real *__restrict__ grad_output, const real *__restrict_
             const TileOrigin origin = grid.origin(tile);
             const int top = origin.row * STRIDE_Y + strip - padding_y;
             const int left = origin.column * STRIDE_X - padding_x;
-            for (int i = threadIdx.x; i < TILE_SAMPLES * STAGED_HEIGHT * STAGED_WIDTH; i += THREADS) {
-                const int column = i % STAGED_WIDTH, row = i / STAGED_WIDTH % STAGED_HEIGHT;
-                const int sample = i / (STAGED_WIDTH * STAGED_HEIGHT);
-                const int n = origin.sample + sample, iy = top + row, ix = left + column;
-                const bool inside = n < samples && iy >= 0 && iy < height && ix >= 0 && ix < width;
-                staged[sample * SAMPLE_STRIDE + row * STAGED_WIDTH + column] =
-                    inside ? x[(((size_t)n * in_maps + in_map) * height + iy) * width + ix] : real(0);
-            }
+            stage<THREADS, STAGED_HEIGHT, STAGED_WIDTH>(
+                staged, 1, [&](int, int sample, int row, int column) {
+                    const int n = origin.sample + sample, iy = top + row, ix = left + column;
+                    const bool inside = n < samples && iy >= 0 && iy < height && ix >= 0 && ix < width;
+                    return inside ? x[(((size_t)n * in_maps + in_map) * height + iy) * width + ix]
+                                  : real(0);
+                });
             for (int i = threadIdx.x; i < TILE_PIXELS; i += THREADS) {
                 const TilePixel pixel(i);
                 const int n = origin.sample + pixel.sample, oy = origin.row + pixel.row,

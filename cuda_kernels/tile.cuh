@@ -18,6 +18,22 @@ struct TileOrigin {
     int sample, row, column;
 };
 
+// The reals between one sample's staged window and the next: odd, so that lanes on other samples hit
+// other banks.
+__host__ __device__ constexpr int sample_stride(int height, int width) { return (height * width) | 1; }
+
+// Stages the windows of HEIGHT x WIDTH pixels that a tile needs of each of `maps` maps, by all threads:
+// staged[map][sample][row][column] = pixel(map, sample, row, column), samples at sample_stride.
+template <int THREADS, int HEIGHT, int WIDTH, typename Pixel>
+__device__ void stage(real *staged, int maps, Pixel pixel) {
+    for (int i = threadIdx.x; i < maps * TILE_SAMPLES * HEIGHT * WIDTH; i += THREADS) {
+        const int column = i % WIDTH, row = i / WIDTH % HEIGHT;
+        const int sample = i / (WIDTH * HEIGHT) % TILE_SAMPLES, map = i / (WIDTH * HEIGHT * TILE_SAMPLES);
+        staged[(map * TILE_SAMPLES + sample) * sample_stride(HEIGHT, WIDTH) + row * WIDTH + column] =
+            pixel(map, sample, row, column);
+    }
+}
+
 struct TileGrid {
     int samples, rows, columns;  // how many tiles along each axis
     __device__ TileGrid(int n, int height, int width)
