@@ -136,8 +136,16 @@ def test_auto_takes_a_gpu_that_is_usable(importing, caplog):
     with caplog.at_level(logging.INFO, "gpucnn"):
         backend = get_backend("auto")
     assert backend.device == "cuda:0"
-    assert backend.description == "Fake GPU (compute capability 9.0)"
+    assert backend.description == ("Fake GPU (compute capability 9.0, driver for CUDA 12.9, "
+                                   "NVRTC 12.9)")
     assert "taking cuda:0, Fake GPU" in caplog.text
+
+
+def test_a_compiler_newer_than_the_driver_is_warned_of():
+    cupy = FakeCupy()
+    cupy.cuda.nvrtc.getVersion = lambda: (13, 5)
+    with pytest.warns(RuntimeWarning, match=r"CUDA 12\.9, NVRTC 13\.5.*NVRTC of CUDA 12 or"):
+        CupyRuntime(cupy)
 
 
 def test_an_index_beyond_the_gpus_is_refused(importing):

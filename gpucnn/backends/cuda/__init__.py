@@ -38,8 +38,9 @@ class CudaBackend(Backend):
 
     @property
     def description(self):
-        major, minor = self.runtime.profile.compute_capability
-        return f"{self.runtime.profile.name} (compute capability {major}.{minor})"
+        profile = self.runtime.profile
+        details = ["compute capability {}.{}".format(*profile.compute_capability), profile.software]
+        return f"{profile.name} ({', '.join(filter(None, details))})"
 
     def owns(self, array):
         return self.runtime.owns(array)

@@ -6,6 +6,7 @@ This module imports without CuPy; `problem()` says whether CuPy and a GPU are th
 """
 
 import importlib
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ class DeviceProfile:
     """What a kernel's launch code needs to know about its device.
 
     `shared_bytes` is the shared memory a block may have when it is declared statically;
-    `max_blocks` is the largest grid that is launched: kernels loop over what is left.
+    `max_blocks` is the largest grid that is launched: kernels loop over what is left. `software`
+    names the versions of driver and compiler, for people.
     """
 
     name: str
@@ -29,6 +31,7 @@ class DeviceProfile:
     multiprocessors: int
     shared_bytes: int = 48 * 1024
     max_blocks: int = 2**20
+    software: str = ""
 
 
 class Runtime(ABC):
@@ -126,6 +129,18 @@ class Problem:
     expected: bool
 
 
+def _software(cupy):
+    """The versions of driver and NVRTC; warns if the driver may not load what NVRTC compiles."""
+    driver = cupy.cuda.runtime.driverGetVersion()
+    major, minor = cupy.cuda.nvrtc.getVersion()
+    text = f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, NVRTC {major}.{minor}"
+    if major > driver // 1000:
+        warnings.warn(f"CuPy compiles with an NVRTC newer than the driver ({text}): kernels may "
+                      f"not load; install NVRTC of CUDA {driver // 1000} or a newer driver",
+                      RuntimeWarning, stacklevel=2)
+    return text
+
+
 class CupyRuntime(Runtime):
     """A GPU through CuPy: launches go to the current stream, kernels are compiled by NVRTC and
     kept in CuPy's cache on disk."""
@@ -143,6 +158,7 @@ class CupyRuntime(Runtime):
             name=properties["name"].decode(),
             compute_capability=(properties["major"], properties["minor"]),
             multiprocessors=properties["multiProcessorCount"],
+            software=_software(cupy),
         )
 
     def _here(self):
