@@ -1,7 +1,5 @@
 """A network: layers in a row, their parameters in one flat array."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from gpucnn.backends.base import Workspace
@@ -16,34 +14,16 @@ from gpucnn.errors import (
 )
 from gpucnn.layers import Layer
 from gpucnn.losses import get_loss
+from gpucnn.named_arrays import NamedArrays
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.plans import PlainPlan
 from gpucnn.program import LayerProgram, ParameterSlot, Program
 from gpucnn.shapes import whole_number
+from gpucnn.summary import summary
 
 INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
 DTYPES = ("float32", "float64")
 LARGEST_SEED = 2**63 - 1
-
-
-class NamedArrays(Mapping):
-    """Views of one flat array, by name, such as "c3.weight"; `flat` is the array itself."""
-
-    def __init__(self, flat, slots):
-        self.flat = flat
-        self._views = {name: flat[slot.offset:slot.offset + slot.size].reshape(slot.shape)
-                       for name, slot in slots.items()}
-
-    def __getitem__(self, name):
-        if name not in self._views:
-            raise KeyError(f"expected one of {', '.join(self._views)}, got {name!r}")
-        return self._views[name]
-
-    def __iter__(self):
-        return iter(self._views)
-
-    def __len__(self):
-        return len(self._views)
 
 
 class Network:
@@ -233,23 +213,7 @@ class Network:
     def summary(self):
         """A table, as text: each layer's output shape, parameters, connections (pairs of joined
         maps) and multiply-adds for one sample."""
-        rows = [("layer", "", "output", "parameters", "connections", "multiply-adds")]
-        rows.append(("input", "", _times(self.input_shape), "", "", ""))
-        totals = [0, 0]
-        for layer, shape, output_shape in zip(self.layers, (self.input_shape, *self.shapes),
-                                              self.shapes, strict=False):
-            connections = getattr(layer, "connections", None)
-            counts = layer.n_parameters, layer.multiply_adds(shape)
-            totals = [total + count for total, count in zip(totals, counts, strict=True)]
-            rows.append((layer.name, _described(layer), _times(output_shape), f"{counts[0]:,}",
-                         "" if connections is None else f"{connections.n_connections:,}",
-                         f"{counts[1]:,}"))
-        rows.append(("total", "", "", f"{totals[0]:,}", "", f"{totals[1]:,}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(
-            text.ljust(width) if number < 3 else text.rjust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows)
+        return summary(self)
 
     # -- how it is built -----------------------------------------------------------------------
 
@@ -389,19 +353,3 @@ def _checked_range(input_range):
         raise ArgumentError(f"Network: expected an input_range of two different numbers, "
                             f"got {input_range!r}")
     return low, high
-
-
-def _times(shape):
-    return " x ".join(map(str, shape))
-
-
-def _described(layer):
-    """A layer's class with its window and activation, for the summary."""
-    options = layer.options()
-    words = [type(layer).__name__]
-    for key in ("kernel_size", "pool_size"):
-        if key in options:
-            words.append("x".join(map(str, options[key])))
-    if "activation" in options:
-        words.append(options["activation"])
-    return " ".join(words)

@@ -18,6 +18,7 @@ STOREYS = (
     ("__init__",),
     ("training", "checkpoint", "plots", "progress", "gradcheck"),
     ("network", "models", "plans"),
+    ("summary", "named_arrays"),
     ("layers", "losses", "optimizers", "schedules", "data"),
     ("functional",),
     ("devices",),

@@ -1,0 +1,1 @@
+"""Tests of gpucnn.data; a package, so that names of test files may stand elsewhere too."""
