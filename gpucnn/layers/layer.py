@@ -1,5 +1,7 @@
 """What all layers share: their arrays, their memory between forward and backward, their name."""
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from gpucnn.devices import as_array, backend_of, get_backend
@@ -32,7 +34,7 @@ class Parameter:
         layer.assign(self._name, values)
 
 
-class Layer:
+class Layer(ABC):
     """One step of a network.
 
     A layer holds its parameters and calls its backend's ops; it knows no device. `forward`
@@ -73,17 +75,17 @@ class Layer:
         """Name -> float64 array of initial values, drawn from a NumPy generator."""
         return {}
 
+    @abstractmethod
     def output_shape(self, input_shape):
         """The shape of one sample's output; raises `ShapeError` if the input does not fit."""
-        raise NotImplementedError
 
     def multiply_adds(self, input_shape):
         """How many multiply-adds the forward pass of one sample takes."""
         return 0
 
+    @abstractmethod
     def options(self):
         """The constructor's arguments as plain values, but for `name` and a connection table."""
-        raise NotImplementedError
 
     @property
     def n_parameters(self):
@@ -135,9 +137,9 @@ class Layer:
 
     # -- computing -----------------------------------------------------------------------------
 
+    @abstractmethod
     def apply(self, x, out=None, workspace=None):
         """The output for a batch x (samples, *input shape), without remembering anything."""
-        raise NotImplementedError
 
     def forward(self, x, out=None, workspace=None):
         """The output for a batch x (samples, *input shape), in `out` if given, with scratch memory
@@ -170,9 +172,9 @@ class Layer:
                              f"output, got {grad_output.dtype}")
         return self.propagate(grad_output, output, x, needs_grad_input, out, workspace)
 
+    @abstractmethod
     def propagate(self, grad_output, output, x, needs_grad_input, out, workspace):
         """The backward pass of a layer, with all it needs."""
-        raise NotImplementedError
 
     def forget(self):
         """Drop the input and output that `forward` remembered."""

@@ -1,6 +1,5 @@
 """Datasets: what they take, keep and refuse."""
 
-
 import numpy as np
 import pytest
 
