@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from gpucnn import layers
 from gpucnn.connections import ConnectionTable
 from gpucnn.devices import get_backend
-from gpucnn.errors import FileFormatError, GpucnnError
+from gpucnn.errors import ArgumentError, FileFormatError, GpucnnError
 from gpucnn.files import write_atomically
 from gpucnn.network import Network
 
@@ -41,7 +41,10 @@ class TrainingState:
 
 
 def save_network(network, path):
-    """Write a network, with its tables, its input range and its parameters, to `path`."""
+    """Write a network, with its tables, its input range and its parameters, to the file `path`, in
+    one step. Raises `OSError` if it cannot be written."""
+    if not isinstance(network, Network):
+        raise ArgumentError(f"save_network: expected a Network and a path, got {network!r}")
     _write(path, NETWORK_FORMAT, _network_arrays(network), {"network": _description(network)})
 
 
@@ -166,6 +169,9 @@ def _read(path, file_format):
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: expected a safetensors file, got one that does not read "
                               f"({error})") from error
+    if (file_format, metadata.get("format")) == (NETWORK_FORMAT, TRAINING_FORMAT):
+        raise FileFormatError(f"{path}: expected a {file_format} file, got a run's checkpoint: "
+                              f"finish that with resume=True (or gpucnn train --resume) first")
     if metadata.get("format") != file_format:
         raise FileFormatError(f"{path}: expected a {file_format} file, got "
                               f"{metadata.get('format', 'a safetensors file of something else')!r}")

@@ -16,7 +16,7 @@ from gpucnn.layers import Layer
 from gpucnn.losses import get_loss
 from gpucnn.named_arrays import NamedArrays
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.plans import PlainPlan
+from gpucnn.plans import PlainPlan, warn_of_range
 from gpucnn.program import LayerProgram, ParameterSlot, Program
 from gpucnn.shapes import whole_number
 from gpucnn.summary import summary
@@ -143,7 +143,7 @@ class Network:
     def predict(self, images, *, batch_size=256):
         """The label of the largest output for each of any number of images, as a NumPy array:
         (samples,), or (samples, height, width) where the outputs have several positions. `images`
-        and `batch_size` as in `outputs`."""
+        and `batch_size` as in `outputs`: uint8 is scaled to `input_range`, floats are not."""
         labels = self.outputs(images, batch_size=batch_size).argmax(axis=1)
         if labels.ndim == 3 and labels.shape[1:] == (1, 1):
             return labels[:, 0, 0]
@@ -291,15 +291,18 @@ class Network:
         if not self.backend.owns(images) and not isinstance(images, np.ndarray):
             raise DeviceError(f"images: expected an array on {self.device} or the host, got one on "
                               f"{backend_of(images, where='images').device}")
+        shape, maps = images.shape, self.input_shape[0]
         if images.ndim == 3:
             images = images[:, None]
-        if images.ndim != 4 or images.shape[1] != self.input_shape[0] or 0 in images.shape[1:]:
-            raise ShapeError(f"images: expected shape (samples, {self.input_shape[0]}, height, "
-                             f"width) or, of one map, (samples, height, width), got {images.shape}")
+        if images.ndim != 4 or images.shape[1] != maps or 0 in images.shape[1:]:
+            flat = " or (samples, height, width)" if maps == 1 else ""
+            raise ShapeError(f"images: expected shape (samples, {maps}, height, width){flat}, "
+                             f"got {shape}")
         if images.dtype not in (np.uint8, self.dtype):
             raise DTypeError(f"images: expected uint8 or {self.dtype}, got {images.dtype}")
         if isinstance(images, np.ndarray) and not np.isfinite(images).all():
             raise DataError("images: expected finite values, got NaN or infinity")
+        warn_of_range(images, self.input_range)
         return images
 
 

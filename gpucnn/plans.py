@@ -1,11 +1,14 @@
 """A training step as a plan: the plain one, which every other plan is tested against."""
 
+import warnings
+
 import numpy as np
 
 from gpucnn.backends.base import Workspace
 from gpucnn.devices import as_array, backend_of
 from gpucnn.errors import DataError, DeviceError, DTypeError, ShapeError
 
+FAR_OUTSIDE = 10  # times the width of the input range
 LOSSES_AT_ONCE = 256  # losses of steps are allocated in arrays of this many
 
 
@@ -22,6 +25,13 @@ class Loss:
         """Raises `DataError` if a label of the step was out of range."""
         check_labels(self._backend.to_host(self._totals))
         return float(self._backend.to_host(self._loss)[0])
+
+    def item(self):
+        """The loss as a float."""
+        return float(self)
+
+    def __format__(self, specification):
+        return format(float(self), specification)
 
     def __repr__(self):
         return f"<Loss: {float(self):.6g}>"
@@ -65,6 +75,7 @@ class PlainPlan:
         images: (samples, maps, height, width) or (samples, height, width), uint8 or the network's
         type, at most as large as its input; labels: (samples,) of any integer type. Arrays of the
         host are copied to the device. The rate is `learning_rate`, which may be set between steps.
+        Pixels are not looked at: NaN among them ruins the parameters (`fit` checks a whole set).
         """
         self._check_network()
         images, labels = self._checked_batch(images, labels)
@@ -81,6 +92,7 @@ class PlainPlan:
     def load(self, dataset):
         """The images and labels of a `Dataset` on the plan's device."""
         self._check_images(dataset.images)
+        warn_of_range(dataset.images, self.program.input_range)
         check_classes(dataset, self._classes, "training")
         return ResidentData(self._on_device(dataset.images), self._on_device(dataset.labels))
 
@@ -233,6 +245,20 @@ class PlainPlan:
                 or not 0 < images.shape[3] <= width):
             raise ShapeError(f"training: expected images of {maps} maps of at most {height}x"
                              f"{width} pixels, got an array of shape {images.shape}")
+
+
+def warn_of_range(images, input_range):
+    """Warn of float images on the host whose values lie so far outside the network's `input_range`
+    that they cannot be meant: floats are taken as they are, uint8 values are scaled."""
+    if not isinstance(images, np.ndarray) or images.dtype == np.uint8 or not images.size:
+        return
+    low, high = sorted(input_range)
+    least, most = float(images.min()), float(images.max())
+    slack = FAR_OUTSIDE * (high - low)
+    if least < low - slack or most > high + slack:
+        warnings.warn(f"float images are taken as they are, and these go from {least:g} to "
+                      f"{most:g}, far outside the network's input_range {low:g} to {high:g}: scale "
+                      f"them, or give uint8 images", RuntimeWarning, stacklevel=3)
 
 
 def check_classes(dataset, outputs, where):

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import time
+import warnings
 import zlib
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -15,7 +16,7 @@ from gpucnn.checkpoint import TrainingState, load_training, save_training
 from gpucnn.data import Dataset
 from gpucnn.errors import ArgumentError, DataError, ShapeError, TrainingError
 from gpucnn.files import write_atomically
-from gpucnn.losses import get_loss
+from gpucnn.losses import CrossEntropy, get_loss
 from gpucnn.network import LARGEST_SEED
 from gpucnn.optimizers import SGD
 from gpucnn.plans import check_classes
@@ -61,7 +62,7 @@ def evaluate(network, dataset, *, batch_size=256):
     dataset = _as_dataset(dataset, "evaluate")
     _check_measurable(network, dataset, "evaluate")
     answers = network.predict(dataset.images, batch_size=batch_size)
-    return float(100 * np.mean(answers != dataset.labels))
+    return 100 * int(np.count_nonzero(answers != dataset.labels)) / len(dataset)
 
 
 def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_entropy",
@@ -69,8 +70,10 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
         checkpoint=None, resume=False, progress=None, on_epoch=None):
     """Train `network` in place; returns the `History`.
 
-    train, validation: a `Dataset`, or (images, labels); uint8 images, or the network's type. Images
-        stay on the device as they are; a batch is gathered, scaled and padded there.
+    train, validation: a `Dataset`, or (images, labels). uint8 images are scaled to the network's
+        `input_range`; floats of the network's type are taken as they are, so that train, validation
+        and later predictions must be scaled alike. Images stay on the device as they are; a batch
+        is gathered, scaled and padded there.
     epochs: how many times to go through `train`. batch_size: 1 (online) to the whole set.
     loss: "cross_entropy" (with linear outputs) or "mse" (with squashed ones), or a loss object.
     optimizer: `SGD(...)` or `Adam(...)`; SGD(lr=0.05, momentum=0.9) unless given.
@@ -100,11 +103,13 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
         early_stopping = whole_number(early_stopping, "fit: early_stopping", least=1)
         if validation is None:
             raise ArgumentError("fit: expected a validation set with early_stopping, got none")
+    loss = get_loss(loss)
+    _warn_of_output(network, loss)
     run = _Run(
         network, train, validation,
         epochs=whole_number(epochs, "fit: epochs", least=1),
         batch_size=min(whole_number(batch_size, "fit: batch_size", least=1), len(train)),
-        loss=get_loss(loss), optimizer=optimizer or SGD(lr=0.05, momentum=0.9),
+        loss=loss, optimizer=optimizer or SGD(lr=0.05, momentum=0.9),
         schedule=schedule or Constant(),
         shift=whole_number(shift, "fit: shift", least=0, most=max(network.input_shape[1:])),
         seed=whole_number(seed, "fit: seed", least=0, most=LARGEST_SEED), shuffle=bool(shuffle),
@@ -172,6 +177,10 @@ class _Run:
 
     def go(self, bar, on_epoch):
         """Train the epochs that are left."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what diverges is told once, below
+            self._go(bar, on_epoch)
+
+    def _go(self, bar, on_epoch):
         before = self.history[-1].seconds if self.history else 0.0
         start = time.perf_counter()
         for epoch in range(len(self.history) + 1, self._epochs + 1):
@@ -252,6 +261,15 @@ def _check_measurable(network, dataset, where):
     if positions not in ((), (1, 1)):
         raise ShapeError(f"{where}: expected one answer an image, got {positions[0]}x"
                          f"{positions[1]} (images of shape {dataset.image_shape})")
+
+
+def _warn_of_output(network, loss):
+    """Cross-entropy is meant for linear outputs, which squashing would confine."""
+    activation = network.layers[-1].options().get("activation", "identity")
+    if isinstance(loss, CrossEntropy) and activation != "identity":
+        warnings.warn(f"fit: cross_entropy expects linear outputs, but layer "
+                      f"{network.layers[-1].name!r} has activation={activation!r}: use "
+                      f"activation='identity' there, or loss='mse'", RuntimeWarning, stacklevel=3)
 
 
 def _fingerprint(dataset):

@@ -19,7 +19,7 @@ from gpucnn import (
     save_network,
 )
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.errors import DeviceError, FileFormatError
+from gpucnn.errors import ArgumentError, DeviceError, FileFormatError
 from tests.cuda_on_cpu.runtime import HostRuntime
 
 
@@ -84,6 +84,11 @@ def test_saving_over_a_file_replaces_it_whole(saved):
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_arguments_in_the_wrong_order_are_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="expected a Network and a path, got"):
+        save_network(tmp_path / "model", every_layer())
+
+
 def test_saving_into_a_missing_folder_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no directory"):
         save_network(every_layer(), tmp_path / "no" / "model")
@@ -124,7 +129,7 @@ def described(change):
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda metadata: None, "a safetensors file of something else"),
-    (lambda metadata: metadata | {"format": "gpucnn training"}, "got 'gpucnn training'"),
+    (lambda metadata: metadata | {"format": "gpucnn training"}, "a run's checkpoint: finish that"),
     (lambda metadata: metadata | {"version": "2"}, "expected version 1 .* got '2'"),
     (lambda metadata: metadata | {"description": "{"}, "a description as JSON"),
     (lambda metadata: metadata | {"description": "[]"}, "complete description"),

@@ -91,6 +91,7 @@ def test_losses_of_many_steps_stay_readable():
     values = [float(loss) for loss in losses]
     assert values[0] > values[-1] and len(set(values)) > 250
     assert repr(losses[0]) == f"<Loss: {values[0]:.6g}>"
+    assert f"{losses[0]:.3f}" == f"{values[0]:.3f}" and losses[0].item() == values[0]
 
 
 @on_both

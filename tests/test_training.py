@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -277,6 +278,27 @@ def test_settings_out_of_range_are_refused(keywords, error, message):
         run(**keywords)
 
 
+def test_floats_far_outside_the_input_range_are_warned_of():
+    floats = bars(20).images.astype(np.float32)
+    network = small_network()
+    with pytest.warns(RuntimeWarning, match=r"as they are, and these go from .* to 2\d\d, far"):
+        fit(network, (floats, bars(20).labels), epochs=1, progress=False)
+    with pytest.warns(RuntimeWarning, match="scale them, or give uint8"):
+        network.predict(floats)
+
+
+@pytest.mark.filterwarnings("error")
+def test_floats_that_are_scaled_are_taken_in_silence():
+    scaled = (bars(20).images / 255).astype(np.float32)
+    fit(small_network(), (scaled, bars(20).labels), epochs=1, progress=False)
+
+
+def test_cross_entropy_on_squashed_outputs_is_warned_of():
+    network = Network([Conv2d(1, 4, 8, name="output")], (1, 8, 8), device="cpu")
+    with pytest.warns(RuntimeWarning, match="linear outputs, but layer 'output' .*scaled_tanh"):
+        fit(network, bars(8), epochs=1, progress=False)
+
+
 def test_early_stopping_needs_a_validation_set():
     with pytest.raises(ArgumentError, match="a validation set with early_stopping"):
         fit(small_network(), bars(20), epochs=1, early_stopping=1)
@@ -321,7 +343,8 @@ def test_a_data_set_must_be_one():
 
 def test_a_loss_that_explodes_is_an_error_that_names_the_cure():
     network = small_network()
-    with np.errstate(all="ignore"), pytest.raises(TrainingError, match="lower the learning rate"):
+    with warnings.catch_warnings(), pytest.raises(TrainingError, match="lower the learning rate"):
+        warnings.simplefilter("error")  # NumPy's own would come first
         fit(network, bars(60), epochs=5, batch_size=4, loss="mse",
             optimizer=SGD(lr=1e6, momentum=0.9), progress=False)
 

@@ -48,7 +48,12 @@ def make_network(model, loss, classes=10, **keywords):
 
 def open_network(path, device):
     """The network in a file, or in the run directory that `gpucnn train` wrote."""
-    return gpucnn.load_network(path / MODEL_FILE if path.is_dir() else path, device=device)
+    if not path.is_dir():
+        return gpucnn.load_network(path, device=device)
+    if (path / "checkpoint.safetensors").exists() and not (path / MODEL_FILE).exists():
+        raise ArgumentError(f"{path}: expected a finished run, got one that was interrupted: "
+                            f"gpucnn train --resume --out {path}")
+    return gpucnn.load_network(path / MODEL_FILE, device=device)
 
 
 def load_data(data):

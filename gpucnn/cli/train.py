@@ -79,7 +79,6 @@ def train(context, out, resume, quiet, device, **options):
     original's way is --batch-size 1 --loss mse.
     """
     plots.require_matplotlib()
-    context.with_resource(np.errstate(over="ignore", invalid="ignore"))  # fit tells divergence
     if resume:
         if out is None:
             raise click.UsageError("--resume: expected --out DIR with it, the run to go on with")

@@ -122,3 +122,11 @@ def test_predict_wants_a_network_of_one_input_map(tmp_path):
     gpucnn.save_network(network, tmp_path / "colour")
     assert "expected a network of one input map, got one of 3" in fail(
         "predict", tmp_path / "colour", "a.png")
+
+
+def test_evaluate_of_an_interrupted_run_says_how_to_finish_it(trained, tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(
+        (trained[0] / "checkpoint.safetensors").read_bytes())
+    message = fail("evaluate", tmp_path)
+    assert "got one that was interrupted" in message
+    assert f"gpucnn train --resume --out {tmp_path}" in message
