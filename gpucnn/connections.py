@@ -133,14 +133,17 @@ class ConnectionTable:
 
     @property
     def in_maps(self):
+        """How many input maps there are, unused ones among them."""
         return self._in_maps
 
     @property
     def out_maps(self):
+        """How many output maps there are; each has at least one input."""
         return self._out_maps
 
     @property
     def n_connections(self):
+        """How many pairs are joined."""
         return self._pairs.shape[1]
 
     @property

@@ -67,10 +67,12 @@ class Network:
 
     @property
     def device(self):
+        """The name of the device that holds the parameters, such as "cpu" or "cuda:0"."""
         return self.backend.device
 
     @property
     def n_parameters(self):
+        """How many trainable numbers all layers have together."""
         return sum(slot.size for slot in self._slots.values())
 
     def __getitem__(self, name):

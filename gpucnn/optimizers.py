@@ -33,7 +33,6 @@ class SGD:
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
-    n_scalars = 1
 
     def __post_init__(self):
         _check("SGD: lr", self.lr, 0, low_included=False)
@@ -66,7 +65,6 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    n_scalars = 2
 
     def __post_init__(self):
         _check("Adam: lr", self.lr, 0, low_included=False)

@@ -63,6 +63,7 @@ class Dataset:
 
     @property
     def name(self):
+        """What error messages and `repr` call the data."""
         return self._name
 
     @property

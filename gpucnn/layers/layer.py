@@ -89,6 +89,7 @@ class Layer(ABC):
 
     @property
     def n_parameters(self):
+        """How many trainable numbers the layer has."""
         return sum(int(np.prod(shape)) for shape in self.parameter_shapes().values())
 
     def __repr__(self):
