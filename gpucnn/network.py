@@ -16,7 +16,7 @@ from gpucnn.layers import Layer
 from gpucnn.losses import get_loss
 from gpucnn.named_arrays import NamedArrays
 from gpucnn.optimizers import SGD, Adam
-from gpucnn.plans import PlainPlan, warn_of_range
+from gpucnn.plans import CompiledPlan, PlainPlan, warn_of_range
 from gpucnn.program import LayerProgram, ParameterSlot, Program
 from gpucnn.shapes import whole_number
 from gpucnn.summary import summary
@@ -24,6 +24,7 @@ from gpucnn.summary import summary
 INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
 DTYPES = ("float32", "float64")
 LARGEST_SEED = 2**63 - 1
+FORWARD_PASSES_KEPT = 4  # for images of so many sizes
 
 
 class Network:
@@ -109,26 +110,41 @@ class Network:
                     workspace=self._workspace)
         return grad_output
 
-    def outputs(self, images, *, batch_size=256):
+    def outputs(self, images, *, batch_size=256, threads=None):
         """The outputs for any number of images, as a NumPy array (samples, classes, height, width)
         or (samples, classes).
 
         images: (samples, maps, height, width) or (samples, height, width), uint8 (scaled to
         `input_range`) or the network's type (taken as they are), on the host or the network's
         device. Smaller images than `input_shape` are padded with background; larger ones give more
-        output positions, unless the network has a Flatten.
+        output positions, unless the network has a Flatten. batch_size: how many are computed at a
+        time on a GPU; the CPU divides them by its caches. threads: as in `compile_step`.
         """
         batch_size = whole_number(batch_size, "batch_size", least=1)
+        threads = self._checked_threads(threads)
         images = self.checked_images(images)
         shape = self._padded_shape(images.shape[2:])
-        output_shape = self._walk(shape)[-1]
-        outputs = np.empty((len(images), *output_shape), self.dtype)
+        outputs = np.empty((len(images), *self._walk(shape)[-1]), self.dtype)
+        compiled = self._compiled_outputs(shape, threads)
+        if compiled is not None:
+            compiled.outputs(self.parameters.flat, images, outputs)
+            return outputs
         workspace = Workspace(self.backend)
         with self.backend.computing():
             for first in range(0, len(images), batch_size):
                 output = self._apply(images[first:first + batch_size], shape, workspace)
                 outputs[first:first + batch_size] = self.backend.to_host(output)
         return outputs
+
+    def _compiled_outputs(self, shape, threads):
+        """The backend's forward pass for inputs of `shape`, kept for the next time; or None."""
+        key = shape, threads
+        if key not in self._forward_passes:
+            if len(self._forward_passes) == FORWARD_PASSES_KEPT:
+                self._forward_passes.clear()
+            self._forward_passes[key] = self.backend.compile_outputs(
+                self._layer_programs(shape), shape, self.input_range, self.dtype, threads=threads)
+        return self._forward_passes[key]
 
     def _apply(self, images, shape, workspace):
         """The output for a batch of images, each scaled and padded to `shape` first."""
@@ -142,11 +158,11 @@ class Network:
             x = layer.apply(x, workspace=workspace)
         return x
 
-    def predict(self, images, *, batch_size=256):
+    def predict(self, images, *, batch_size=256, threads=None):
         """The label of the largest output for each of any number of images, as a NumPy array:
-        (samples,), or (samples, height, width) where the outputs have several positions. `images`
-        and `batch_size` as in `outputs`: uint8 is scaled to `input_range`, floats are not."""
-        labels = self.outputs(images, batch_size=batch_size).argmax(axis=1)
+        (samples,), or (samples, height, width) where the outputs have several positions. Arguments
+        as in `outputs`: uint8 is scaled to `input_range`, floats are not."""
+        labels = self.outputs(images, batch_size=batch_size, threads=threads).argmax(axis=1)
         if labels.ndim == 3 and labels.shape[1:] == (1, 1):
             return labels[:, 0, 0]
         return labels
@@ -156,31 +172,40 @@ class Network:
         behind a Flatten."""
         return self._walk(self._padded_shape(size))[-1][1:]
 
-    def compile_step(self, *, loss, optimizer, batch_size):
+    def compile_step(self, *, loss, optimizer, batch_size, threads=None):
         """A training step as a plan, with everything allocated and compiled beforehand.
 
         loss: "mse", "cross_entropy" or a loss object. optimizer: `SGD(...)` or `Adam(...)`.
-        batch_size: the largest batch. The plan has `step(images, labels)`, `explain()`, and what
-        `gpucnn.fit` uses; it trains this network's own parameters.
+        batch_size: the largest batch. threads: how many threads of the CPU work on a step, as many
+        as the process has cores unless given; the result is the same, bit for bit. The plan has
+        `step(images, labels)`, `explain()`, and what `gpucnn.fit` uses; it trains this network's
+        own parameters.
         """
         program = self.program(loss=loss, optimizer=optimizer, batch_size=batch_size)
-        return self.backend.compile(program) or PlainPlan(self, program)
+        compiled = self.backend.compile(program, self.parameters.flat, self.gradients.flat,
+                                        threads=self._checked_threads(threads))
+        if compiled is None:
+            return PlainPlan(self, program)
+        return CompiledPlan(self, program, compiled)
 
     def program(self, *, loss, optimizer, batch_size):
         """The `Program` of a training step, for a planner."""
         if not isinstance(optimizer, (SGD, Adam)):
             raise ArgumentError(f"optimizer: expected SGD(...) or Adam(...), got {optimizer!r}")
-        layers = tuple(
+        return Program(self._layer_programs(self.input_shape), self.input_shape,
+                       self.input_range, self.dtype.name, self.n_parameters, get_loss(loss),
+                       optimizer, whole_number(batch_size, "batch_size", least=1))
+
+    def _layer_programs(self, input_shape):
+        shapes = self._walk(input_shape)
+        return tuple(
             LayerProgram(layer.op, layer.name, shape, output_shape, layer.options(),
                          getattr(layer, "connections", None),
                          tuple(slot for name, slot in self._slots.items()
                                if name.startswith(f"{layer.name}.")),
                          layer.multiply_adds(shape))
             for layer, shape, output_shape in zip(
-                self.layers, (self.input_shape, *self.shapes), self.shapes, strict=False))
-        return Program(layers, self.input_shape, self.input_range, self.dtype.name,
-                       self.n_parameters, get_loss(loss), optimizer,
-                       whole_number(batch_size, "batch_size", least=1))
+                self.layers, (input_shape, *shapes), shapes, strict=False))
 
     # -- parameters ----------------------------------------------------------------------------
 
@@ -264,6 +289,7 @@ class Network:
         self.parameters = NamedArrays(backend.from_host(self._flattened(values)), self._slots)
         self.gradients = NamedArrays(backend.zeros((self.n_parameters,), self.dtype), self._slots)
         self._workspace = Workspace(backend)
+        self._forward_passes = {}
         for layer in self.layers:
             names = {name: f"{layer.name}.{name}" for name in layer.parameter_shapes()}
             layer.bind(self, backend,
@@ -271,6 +297,14 @@ class Network:
                        {name: self.gradients[full] for name, full in names.items()})
 
     # -- checks --------------------------------------------------------------------------------
+
+    def _checked_threads(self, threads):
+        if threads is None:
+            return None
+        if self.backend.device != "cpu":
+            raise ArgumentError(f"threads: expected none on {self.device}, where only the CPU's "
+                                f"work is divided by threads, got {threads!r}")
+        return whole_number(threads, "threads", least=1)
 
     def _checked_input(self, x):
         x = as_array(x, "Network.forward", self.backend)

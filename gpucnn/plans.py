@@ -1,12 +1,14 @@
-"""A training step as a plan: the plain one, which every other plan is tested against."""
+"""Training steps as plans: the plain one, layer by layer, which every other is tested against, and
+those that a backend compiles."""
 
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 
 from gpucnn.backends.base import Workspace
 from gpucnn.devices import as_array, backend_of
-from gpucnn.errors import DataError, DeviceError, DTypeError, ShapeError
+from gpucnn.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
 
 FAR_OUTSIDE = 10  # times the width of the input range
 LOSSES_AT_ONCE = 256  # losses of steps are allocated in arrays of this many
@@ -48,10 +50,11 @@ class ResidentData:
         return len(self.labels)
 
 
-class PlainPlan:
-    """Runs a training step layer by layer, with every buffer allocated once.
+class Plan(ABC):
+    """A training step of a network, with everything allocated beforehand.
 
     `step` trains on a batch that it is given, `epoch` on batches of a data set on the device.
+    `learning_rate` is that of `step`; `steps` counts all steps; `state` is the optimiser's.
     """
 
     def __init__(self, network, program):
@@ -61,11 +64,22 @@ class PlainPlan:
         self.steps = 0
         self._network = network
         self._parameters = network.parameters
-        self._layers = network.layers
         self._dtype = np.dtype(program.dtype)
         self._classes = _single_position(program)
         self.state = program.optimizer.state(self.backend, program.n_parameters, self._dtype)
-        self._allocate()
+        self._first = self.backend.from_host(np.arange(program.batch_size, dtype=np.int32))
+        self._epoch_loss = self.backend.empty((1,), self._dtype)
+        self._losses_used = LOSSES_AT_ONCE
+
+    @abstractmethod
+    def explain(self, *, profile=False):
+        """A text: the plan's steps in the order in which they run. With `profile` the time of each
+        is measured; parameters and the optimiser's state stay as they are."""
+
+    @abstractmethod
+    def _train(self, data, order, shifts, scalars, loss, totals, progress):
+        """Train on `data` in batches of batch_size, all arrays on the device; `scalars` has a row
+        for each. `loss` (1,) is written, totals (3,) are added to."""
 
     # -- what a user calls ---------------------------------------------------------------------
 
@@ -83,10 +97,9 @@ class PlainPlan:
         data = ResidentData(self._on_device(images), self._on_device(labels))
         self.steps += 1
         scalars = self.backend.from_host(np.array(
-            self.program.optimizer.scalars(self.steps, self.learning_rate), self._dtype))
+            [self.program.optimizer.scalars(self.steps, self.learning_rate)], self._dtype))
         loss, totals = self._next_loss()
-        with self.backend.computing():
-            self.launch(data, self._first[:samples], None, scalars, loss, totals)
+        self._train(data, self._first[:samples], None, scalars, loss, totals, None)
         return Loss(self.backend, loss, totals)
 
     def load(self, dataset):
@@ -104,7 +117,6 @@ class PlainPlan:
         samples of each batch. Loss and error are those of each batch before its own update.
         """
         self._check_network()
-        batch_size = self.program.batch_size
         scalars = np.array([self.program.optimizer.scalars(self.steps + number, float(rate))
                             for number, rate in enumerate(rates, start=1)], self._dtype)
         scalars = self.backend.from_host(scalars)
@@ -112,80 +124,13 @@ class PlainPlan:
         if shifts is not None:
             shifts = self.backend.from_host(np.asarray(shifts, np.int32))
         totals = self.backend.zeros((3,), np.float64)
-        with self.backend.computing():
-            for number, first in enumerate(range(0, len(order), batch_size)):
-                batch = slice(first, min(first + batch_size, len(order)))
-                self.steps += 1
-                self.launch(data, order[batch], None if shifts is None else shifts[batch],
-                            scalars[number], self._epoch_loss, totals)
-                if progress is not None:
-                    progress(batch.stop - batch.start)
+        self._train(data, order, shifts, scalars, self._epoch_loss, totals, progress)
+        self.steps += len(rates)
         totals = self.backend.to_host(totals)
         check_labels(totals)
         return float(totals[0] / len(order)), float(100 * totals[1] / len(order))
 
-    def explain(self):
-        """A text: the plan's steps in the order in which they run."""
-        program = self.program
-        lines = [f"plain plan on {self.backend.device}: layer by layer, {program.dtype}, batches "
-                 f"of up to {program.batch_size}",
-                 "gather: scale, pad and shift the images"]
-        lines += [f"{layer.name}: {layer.op}, {layer.input_shape} to {layer.output_shape}, "
-                  f"{layer.multiply_adds} multiply-adds a sample" for layer in program.layers]
-        lines.append(f"{program.loss.op} and its gradient")
-        lines += [f"{layer.name}: {layer.op}_backward" for layer in reversed(program.layers)]
-        lines.append(f"{program.optimizer}: update of {program.n_parameters} parameters")
-        return "\n".join(lines)
-
     # -- how it works --------------------------------------------------------------------------
-
-    def _allocate(self):
-        backend, program, most = self.backend, self.program, self.program.batch_size
-        self._workspace = Workspace(backend)
-        self._first = backend.from_host(np.arange(most, dtype=np.int32))
-        self._input = backend.empty_batch((most, *program.input_shape), self._dtype)
-        self._labels = backend.empty((most,), np.int32)
-        self._outputs = [self._buffer(layer, spec.output_shape)
-                         for layer, spec in zip(self._layers, program.layers, strict=True)]
-        self._grad_inputs = [None] + [
-            self._buffer(layer, spec.input_shape)
-            for layer, spec in zip(self._layers[1:], program.layers[1:], strict=True)]
-        self._grad_output = backend.empty((most, self._classes), self._dtype)
-        self._epoch_loss = backend.empty((1,), self._dtype)
-        self._losses_used = LOSSES_AT_ONCE
-
-    def _buffer(self, layer, shape):
-        if layer.is_view:
-            return None
-        return self.backend.empty_batch((self.program.batch_size, *shape), self._dtype)
-
-    def launch(self, data, order, shifts, scalars, loss, totals):
-        """One whole step on arrays of the device: gather, forward, loss, backward, update.
-
-        data: `ResidentData`; order: int32 (samples,); shifts: int32 (samples, 2) or None; scalars:
-        the optimiser's, of this step; loss (1,) is written, totals (3,) float64 are added to. Once
-        it has run, it allocates nothing and does not touch the host, so that on CUDA a graph can
-        capture it.
-        """
-        samples = len(order)
-        x, labels = self._input[:samples], self._labels[:samples]
-        self.backend.gather(data.images, data.labels, order, shifts,
-                            input_range=self.program.input_range, out=x, out_labels=labels)
-        for layer, buffer in zip(self._layers, self._outputs, strict=True):
-            x = layer.forward(x, None if buffer is None else buffer[:samples], self._workspace)
-        grad = self._grad_output[:samples]
-        self.program.loss.evaluate(self.backend, x.reshape(samples, self._classes), labels,
-                                   grad_output=grad, loss=loss, totals=totals,
-                                   workspace=self._workspace)
-        grad = grad.reshape(x.shape)
-        for number in reversed(range(len(self._layers))):
-            buffer = self._grad_inputs[number]
-            grad = self._layers[number].backward(
-                grad, needs_grad_input=number > 0, workspace=self._workspace,
-                out=None if buffer is None else buffer[:samples])
-            self._layers[number].forget()
-        self.program.optimizer.update(self.backend, self._parameters.flat,
-                                      self._network.gradients.flat, self.state, scalars)
 
     def _next_loss(self):
         """Places for one step's loss and totals. Arrays of many are made at once; each stays alive
@@ -245,6 +190,103 @@ class PlainPlan:
                 or not 0 < images.shape[3] <= width):
             raise ShapeError(f"training: expected images of {maps} maps of at most {height}x"
                              f"{width} pixels, got an array of shape {images.shape}")
+
+
+class PlainPlan(Plan):
+    """Runs a training step layer by layer, with every buffer allocated once."""
+
+    def __init__(self, network, program):
+        super().__init__(network, program)
+        self._layers = network.layers
+        self._allocate()
+
+    def explain(self, *, profile=False):
+        if profile:
+            raise ArgumentError(f"explain: expected profile=False of the plain plan on "
+                                f"{self.backend.device}, which is not timed, got {profile!r}")
+        program = self.program
+        lines = [f"plain plan on {self.backend.device}: layer by layer, {program.dtype}, batches "
+                 f"of up to {program.batch_size}",
+                 "gather: scale, pad and shift the images"]
+        lines += [f"{layer.name}: {layer.op}, {layer.input_shape} to {layer.output_shape}, "
+                  f"{layer.multiply_adds} multiply-adds a sample" for layer in program.layers]
+        lines.append(f"{program.loss.op} and its gradient")
+        lines += [f"{layer.name}: {layer.op}_backward" for layer in reversed(program.layers)]
+        lines.append(f"{program.optimizer}: update of {program.n_parameters} parameters")
+        return "\n".join(lines)
+
+    def _train(self, data, order, shifts, scalars, loss, totals, progress):
+        size = self.program.batch_size
+        with self.backend.computing():
+            for number, first in enumerate(range(0, len(order), size)):
+                batch = slice(first, min(first + size, len(order)))
+                self.launch(data, order[batch], None if shifts is None else shifts[batch],
+                            scalars[number], loss, totals)
+                if progress is not None:
+                    progress(batch.stop - batch.start)
+
+    def _allocate(self):
+        backend, program, most = self.backend, self.program, self.program.batch_size
+        self._workspace = Workspace(backend)
+        self._input = backend.empty_batch((most, *program.input_shape), self._dtype)
+        self._labels = backend.empty((most,), np.int32)
+        self._outputs = [self._buffer(layer, spec.output_shape)
+                         for layer, spec in zip(self._layers, program.layers, strict=True)]
+        self._grad_inputs = [None] + [
+            self._buffer(layer, spec.input_shape)
+            for layer, spec in zip(self._layers[1:], program.layers[1:], strict=True)]
+        self._grad_output = backend.empty((most, self._classes), self._dtype)
+
+    def _buffer(self, layer, shape):
+        if layer.is_view:
+            return None
+        return self.backend.empty_batch((self.program.batch_size, *shape), self._dtype)
+
+    def launch(self, data, order, shifts, scalars, loss, totals):
+        """One whole step on arrays of the device: gather, forward, loss, backward, update.
+
+        data: `ResidentData`; order: int32 (samples,); shifts: int32 (samples, 2) or None; scalars:
+        the optimiser's, of this step; loss (1,) is written, totals (3,) float64 are added to. Once
+        it has run, it allocates nothing and does not touch the host, so that on CUDA a graph can
+        capture it.
+        """
+        samples = len(order)
+        x, labels = self._input[:samples], self._labels[:samples]
+        self.backend.gather(data.images, data.labels, order, shifts,
+                            input_range=self.program.input_range, out=x, out_labels=labels)
+        for layer, buffer in zip(self._layers, self._outputs, strict=True):
+            x = layer.forward(x, None if buffer is None else buffer[:samples], self._workspace)
+        grad = self._grad_output[:samples]
+        self.program.loss.evaluate(self.backend, x.reshape(samples, self._classes), labels,
+                                   grad_output=grad, loss=loss, totals=totals,
+                                   workspace=self._workspace)
+        grad = grad.reshape(x.shape)
+        for number in reversed(range(len(self._layers))):
+            buffer = self._grad_inputs[number]
+            grad = self._layers[number].backward(
+                grad, needs_grad_input=number > 0, workspace=self._workspace,
+                out=None if buffer is None else buffer[:samples])
+            self._layers[number].forget()
+        self.program.optimizer.update(self.backend, self._parameters.flat,
+                                      self._network.gradients.flat, self.state, scalars)
+
+
+class CompiledPlan(Plan):
+    """Runs the step that a backend has compiled."""
+
+    def __init__(self, network, program, compiled):
+        super().__init__(network, program)
+        self._compiled = compiled
+        self._layers = network.layers
+
+    def explain(self, *, profile=False):
+        return self._compiled.explain(profile=profile)
+
+    def _train(self, data, order, shifts, scalars, loss, totals, progress):
+        for layer in self._layers:
+            layer.forget()
+        self._compiled.train(data.images, data.labels, order, shifts, scalars, self.state, loss,
+                             totals, progress)
 
 
 def warn_of_range(images, input_range):

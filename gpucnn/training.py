@@ -53,21 +53,22 @@ class History(list):
         write_atomically(path, text.getvalue().encode())
 
 
-def evaluate(network, dataset, *, batch_size=256):
+def evaluate(network, dataset, *, batch_size=256, threads=None):
     """The share of `dataset`'s samples that `network` gets wrong, in per cent.
 
-    dataset: a `Dataset`, or (images, labels). Raises `DataError` if it is empty or a label is
+    dataset: a `Dataset`, or (images, labels). batch_size, threads: as in `Network.outputs`. Raises
+    `DataError` if it is empty or a label is
     beyond the network's outputs, `ShapeError` if its images give more than one answer each.
     """
     dataset = _as_dataset(dataset, "evaluate")
     _check_measurable(network, dataset, "evaluate")
-    answers = network.predict(dataset.images, batch_size=batch_size)
+    answers = network.predict(dataset.images, batch_size=batch_size, threads=threads)
     return 100 * int(np.count_nonzero(answers != dataset.labels)) / len(dataset)
 
 
 def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_entropy",
         optimizer=None, schedule=None, shift=0, seed=0, shuffle=True, early_stopping=None,
-        checkpoint=None, resume=False, progress=None, on_epoch=None):
+        checkpoint=None, resume=False, progress=None, on_epoch=None, threads=None):
     """Train `network` in place; returns the `History`.
 
     train, validation: a `Dataset`, or (images, labels). uint8 images are scaled to the network's
@@ -88,6 +89,8 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     progress: True for a progress bar (needs rich), False for none; unless given, one is shown if
         rich is installed and the output is a terminal.
     on_epoch: called with each `EpochRecord`.
+    threads: how many threads of the CPU work, as many as the process has cores unless given; the
+        result does not depend on it.
 
     Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed,
     and `TrainingError` if the loss stops being finite.
@@ -113,7 +116,7 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
         schedule=schedule or Constant(),
         shift=whole_number(shift, "fit: shift", least=0, most=max(network.input_shape[1:])),
         seed=whole_number(seed, "fit: seed", least=0, most=LARGEST_SEED), shuffle=bool(shuffle),
-        early_stopping=early_stopping)
+        early_stopping=early_stopping, threads=threads)
     if checkpoint is not None:
         run.attach(Path(checkpoint), resume)
     with choose_progress(progress, epochs, len(train)) as bar:
@@ -125,7 +128,7 @@ class _Run:
     """One training run: its settings, its plan, and what it has reached."""
 
     def __init__(self, network, train, validation, *, epochs, batch_size, loss, optimizer,
-                 schedule, shift, seed, shuffle, early_stopping):
+                 schedule, shift, seed, shuffle, early_stopping, threads):
         self._network = network
         self._validation = validation
         self._samples = len(train)
@@ -137,7 +140,9 @@ class _Run:
         self._shuffle = shuffle
         self._patience = early_stopping
         self._optimizer = optimizer
-        self._plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size)
+        self._threads = threads
+        self._plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size,
+                                          threads=threads)
         self._data = self._plan.load(train)
         self._checkpoint = None
         self._best = None
@@ -192,7 +197,8 @@ class _Run:
                 raise TrainingError(f"fit: expected a finite loss, got {loss} in epoch {epoch}: "
                                     f"training diverged; lower the learning rate")
             test_error = (None if self._validation is None
-                          else evaluate(self._network, self._validation))
+                          else evaluate(self._network, self._validation,
+                                        threads=self._threads))
             record = EpochRecord(epoch, before + time.perf_counter() - start, loss, error,
                                  test_error)
             self.history.append(record)

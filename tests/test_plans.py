@@ -19,6 +19,7 @@ from gpucnn import (
 )
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.errors import ArgumentError, DataError, DeviceError, DTypeError, ShapeError
+from gpucnn.plans import PlainPlan
 from tests.cuda_on_cpu.runtime import HostRuntime
 
 
@@ -168,11 +169,16 @@ def test_a_bad_label_given_on_the_device_is_raised_by_its_loss():
     assert np.isfinite(float(step.step(*batch(2))))
 
 
-def test_explain_names_every_step():
-    text = plan(loss=Mse(target=1.0), optimizer=SGD(lr=0.1, momentum=0.5)).explain()
+def test_the_plain_plan_explains_every_step():
+    net = network()
+    plain = PlainPlan(net, net.program(loss=Mse(target=1.0), batch_size=6,
+                                       optimizer=SGD(lr=0.1, momentum=0.5)))
+    text = plain.explain()
     assert "plain plan on cpu: layer by layer, float32" in text
     assert text.index("c1: conv2d,") < text.index("output: dense,") < text.index("mse")
     assert text.index("mse") < text.index("output: dense_backward") < text.index("momentum=0.5")
+    with pytest.raises(ArgumentError, match="expected profile=False of the plain plan on cpu"):
+        plain.explain(profile=True)
 
 
 def test_the_whole_step_runs_in_kernels_without_touching_the_host():

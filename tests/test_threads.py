@@ -29,19 +29,19 @@ def watched_network():
 
 def test_a_network_computes_with_one_blas_thread_and_leaves_the_setting_as_it_was(two_threads):
     network, seen = watched_network()
-    network.predict(np.zeros((1, 28, 28), np.uint8))
+    network.forward(np.zeros((1, 1, 28, 28), np.float32))
     assert seen == [{1}] and blas_threads() == {2}
 
 
 def test_a_number_of_threads_set_in_the_environment_stands(two_threads, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
     network, seen = watched_network()
-    network.predict(np.zeros((1, 28, 28), np.uint8))
+    network.forward(np.zeros((1, 1, 28, 28), np.float32))
     assert seen == [{2}]
 
 
 def test_without_threadpoolctl_nothing_is_changed(two_threads, monkeypatch):
-    monkeypatch.setattr(threads, "_controller", lambda: None)
+    monkeypatch.setattr(threads, "_limit", lambda: None)
     network, seen = watched_network()
-    network.predict(np.zeros((1, 28, 28), np.uint8))
+    network.forward(np.zeros((1, 1, 28, 28), np.float32))
     assert seen == [{2}]

@@ -64,6 +64,36 @@ class Workspace:
         return buffer[:size].reshape(shape)
 
 
+class CompiledStep(ABC):
+    """A training step that a backend has lowered to its own steps."""
+
+    @abstractmethod
+    def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
+        """Train on batches of the program's batch_size, in order: forward, loss, backward, update.
+
+        images (count, maps, height, width), uint8 or the network's type; labels (count,) int32;
+        order (samples,) int32; shifts (samples, 2) int32 or None; scalars (batches, k), the
+        optimiser's; state: its arrays by name. loss (1,) gets the mean loss of the last batch;
+        totals (3,) float64 are added to as `Backend.mse` does. progress, if given, is called with
+        the number of samples of each batch.
+        """
+
+    @abstractmethod
+    def explain(self, *, profile=False):
+        """A text: the steps in order, with their multiply-adds and bytes, and with `profile` their
+        measured times; training state is left as it is."""
+
+
+class CompiledOutputs(ABC):
+    """The forward pass of a network, lowered to a backend's own steps."""
+
+    @abstractmethod
+    def outputs(self, parameters, images, out):
+        """Fill out (samples, *output shape), an array of the host, for images (samples, maps,
+        height, width) of uint8 or the network's type, on the host or the device; parameters: the
+        network's flat array."""
+
+
 class Backend(ABC):
     """The ops and arrays of one device. `device` is the name a user gives it."""
 
@@ -222,5 +252,14 @@ class Backend(ABC):
 
     # -- plans ---------------------------------------------------------------------------------
 
-    def compile(self, program):
-        """A plan of the backend's own for this `Program`, or None for the plain one."""
+    def compile(self, program, parameters, gradients, *, threads=None):
+        """A `CompiledStep` of the backend's own for this `Program`, on the flat arrays of a
+        network's parameters and gradients; None where the plain, layer-by-layer plan is to run.
+
+        threads: how many threads may work on a step, for a backend that has them; None for as many
+        as the process may use.
+        """
+
+    def compile_outputs(self, layers, input_shape, input_range, dtype, *, threads=None):
+        """A `CompiledOutputs` for a chain of `LayerProgram`s, or None where each layer's own op is
+        to run; `threads` as in `compile`."""

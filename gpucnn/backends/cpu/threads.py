@@ -1,33 +1,75 @@
-"""How many threads NumPy's matrix products use."""
+"""How many threads work: those of a plan, and those within NumPy's matrix products."""
 
 import contextlib
 import functools
 import os
+import threading
 
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
                     "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
-def one_blas_thread():
+def cores():
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def can_limit_blas():
+    """Whether `one_blas_thread` has what it needs: threadpoolctl."""
+    return _limit() is not None
+
+
+@contextlib.contextmanager
+def one_blas_thread(*, always=False):
     """A context in which matrix products use one thread, if threadpoolctl is installed.
 
     The products of small networks are so short that a second thread brings little, and where other
     programs want the cores it costs many times what it brings. A number of threads that is set in
-    the environment stands.
+    the environment stands unless `always`: then it does not matter, for a plan that has threads of
+    its own. The limit holds for the whole process while any of its threads is in such a context.
     """
-    if any(name in os.environ for name in THREAD_VARIABLES):
-        return contextlib.nullcontext()
-    controller = _controller()
-    if controller is None:
-        return contextlib.nullcontext()
-    return controller.limit(limits=1, user_api="blas")
+    limit = _limit()
+    stands = not always and any(name in os.environ for name in THREAD_VARIABLES)
+    if limit is None or stands:
+        yield
+        return
+    limit.enter()
+    try:
+        yield
+    finally:
+        limit.leave()
+
+
+class _Limit:
+    """The limit to one thread, set by the first that asks and lifted by the last that leaves."""
+
+    def __init__(self, controller):
+        self._controller = controller
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limiter = None
+
+    def enter(self):
+        with self._lock:
+            if self._inside == 0:
+                self._limiter = self._controller.limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def leave(self):
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limiter.restore_original_limits()
+                self._limiter = None
 
 
 @functools.cache
-def _controller():
-    """threadpoolctl's view of the libraries that are loaded, or None without threadpoolctl."""
+def _limit():
+    """The process's limit on the BLAS libraries that are loaded, or None without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
         return None
-    return ThreadpoolController()
+    return _Limit(ThreadpoolController())

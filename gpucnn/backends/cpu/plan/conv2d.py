@@ -1,0 +1,284 @@
+"""Convolution: windows copied to columns, then matrix products, pooling cells side by side."""
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpucnn.backends.cpu.plan.squash import Squash
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
+
+
+class Conv2d(Step):
+    """One convolution, in the cheapest of the ways that `candidates` found.
+
+    Weights are matrices (output maps * slab rows, input maps * window area + 1): the last column is
+    the bias, and the last row of the columns is ones. Activation constants are multiplied in.
+    """
+
+    def __init__(self, layer, input_scale, layout, windows, grouping, ways, *, scaled, dtype):
+        self.name = layer.name
+        self.kind = "conv2d"
+        self.windows = windows
+        self.grouping = grouping
+        self.ways = ways
+        self.squash = Squash(layer.options["activation"], scaled=scaled)
+        self.layout = replace(layout, scale=self.squash.scale)
+        self.has_bias = layer.options["bias"]
+        self.padding = layer.options["padding"]
+        self._slots = layer.parameters
+        self._factors = input_scale * self.squash.slope, self.squash.slope
+        self._index = [self._weight_index(layer, stack) for stack in grouping.stacks]
+        self.gradient_size = sum(index.size for index in self._index)
+        self._positions = self._gradient_positions()
+        self._source = np.zeros(sum(slot.size for slot in self._slots) + 1, dtype)
+        self.matrices = [np.empty(index.shape, dtype) for index in self._index]
+
+    def describe(self):
+        pixels = "pooling cells" if self.windows.aligned else "pixels"
+        rows = [f"{len(stack.inputs)} x " * (len(stack.inputs) > 1)
+                + f"({index.shape[1]}, {index.shape[2]})"
+                for stack, index in zip(self.grouping.stacks, self._index, strict=True)]
+        others = ", ".join(f"{way} {1e6 * seconds:.1f}" for way, seconds in self.ways)
+        return (f"columns of {self.windows.area} pixels for {self.windows.columns} {pixels}, "
+                f"{self.grouping.name}: {' + '.join(rows)}; estimated us a sample: {others}")
+
+    def cost(self, training):
+        products = 3 if training else 1
+        numbers = sum(index.shape[0] * index.shape[2] for index in self._index)
+        rows = sum(index.shape[0] * index.shape[1] for index in self._index)
+        multiply_adds = sum(index.size for index in self._index) * self.windows.columns
+        moved = (2 * numbers + 2 * rows) * self.windows.columns
+        return Cost(products * multiply_adds, products * 4 * moved)
+
+    # -- weights -------------------------------------------------------------------------------
+
+    def prepare(self, parameters):
+        offset = 0
+        for slot, factor in zip(self._slots, self._factors, strict=False):
+            np.multiply(parameters[slot.offset:slot.offset + slot.size], factor,
+                        out=self._source[offset:offset + slot.size])
+            offset += slot.size
+        for index, matrix in zip(self._index, self.matrices, strict=True):
+            np.take(self._source, index, out=matrix, mode="clip")
+
+    def finish(self, sums, gradients):
+        offset = 0
+        terms = sums.take(self._positions, mode="clip")
+        total = terms[0]
+        for term in terms[1:]:
+            total += term
+        for slot, factor in zip(self._slots, self._factors, strict=False):
+            np.multiply(total[offset:offset + slot.size], factor,
+                        out=gradients[slot.offset:slot.offset + slot.size])
+            offset += slot.size
+
+    def _weight_index(self, layer, stack):
+        """Which of (weights, biases, 0) stands where in a stack's matrices (groups, rows, columns):
+        rows are (output map, slab rows), columns (input map, window pixel), then the bias."""
+        table = layer.connections
+        connection = np.full((table.in_maps, table.out_maps), -1)
+        connection[table.pairs[0], table.pairs[1]] = np.arange(table.n_connections)
+        area = prod(self.windows.kernel)
+        n_weights, zero = table.n_connections * area, sum(slot.size for slot in layer.parameters)
+        joined = connection[stack.inputs[:, None, :], stack.outputs[:, :, None]]
+        joined = joined[:, :, None, :, None]                     # groups, outputs, 1, inputs, 1
+        pixels = self.windows.weight_pixels()[None, None, :, None, :]
+        index = np.where((joined < 0) | (pixels < 0), zero, joined * area + pixels)
+        groups, n_outputs, slabs, n_inputs, window = index.shape
+        index = index.reshape(groups, n_outputs * slabs, n_inputs * window)
+        if not self.has_bias:
+            return index
+        bias = np.repeat(n_weights + stack.outputs, slabs, axis=1)[:, :, None]
+        return np.concatenate([index, bias], axis=2)
+
+    def _gradient_positions(self):
+        """Where the sums of all runs (the stacks' transposed matrices, one behind the other) have
+        each parameter: (slab rows, parameters)."""
+        flat = np.concatenate([index.swapaxes(1, 2).reshape(-1) for index in self._index])
+        order = np.argsort(flat, kind="stable")
+        count = np.count_nonzero(flat < sum(slot.size for slot in self._slots))
+        return np.ascontiguousarray(order[:count].reshape(-1, prod(self.windows.slab_rows)).T)
+
+    # -- lanes ---------------------------------------------------------------------------------
+
+    @property
+    def numbers(self):
+        rows = sum(index.shape[0] * index.shape[2] for index in self._index)
+        return rows * self.windows.columns + prod(self.layout.shape(1))
+
+    def scratch_size(self, samples):
+        columns = samples * self.windows.columns
+        return max(index.size + index.shape[0] * index.shape[2] * columns for index in self._index)
+
+    def bind(self, lane, x):
+        return Conv2dRun(self, lane, x)
+
+
+class Conv2dRun(Run):
+    """Columns, product and activation; backward the same columns, and their gradient added back."""
+
+    def __init__(self, step, lane, x):
+        self._squash = step.squash
+        self._windows = step.windows
+        self._lane = lane
+        self._x = x
+        self._padding = step.padding
+        self._source = lane.zeros(self._padded(x.shape)) if any(step.padding) else x
+        self.output = lane.empty(step.layout.shape(lane.samples))
+        self._grad_source = self._grad_output = None
+        maps_by_rows = self.output.reshape(step.layout.maps, prod(step.windows.slab_rows), -1)
+        windows, first = self._windows.view(self._source), 0
+        self._parts = []
+        for stack, matrix in zip(step.grouping.stacks, step.matrices, strict=True):
+            place = slice(first, first + matrix.size)
+            self._parts.append(_Part(step, lane, stack, matrix, windows, maps_by_rows, place))
+            first = place.stop
+
+    def forward(self):
+        if self._source is not self._x:
+            np.copyto(self._inner(self._source), self._x)
+        for part in self._parts:
+            part.forward()
+        self._squash.forward(self.output)
+
+    def bind_backward(self, grad_output, needs_grad_input):
+        self._grad_output = grad_output
+        if needs_grad_input:
+            self._grad_source = self._lane.empty(self._source.shape)
+            self.grad_input = self._inner(self._grad_source)
+            windows = self._windows.view(self._grad_source)
+            for part in self._parts:
+                part.bind_grad_input(windows)
+
+    def backward(self, sums, first):
+        self._squash.backward(self.output, self._grad_output)
+        if self._grad_source is not None:
+            self._grad_source.fill(0)
+        for part in self._parts:
+            part.backward(sums, first)
+
+    def _padded(self, shape):
+        (top, left), (rows, columns) = self._padding, shape[5:7]
+        return (*shape[:5], rows + 2 * top, columns + 2 * left, shape[7])
+
+    def _inner(self, source):
+        """The maps within their padding."""
+        (top, left), (rows, columns) = self._padding, source.shape[5:7]
+        return source[:, :, :, :, :, top:rows - top, left:columns - left]
+
+
+class _Part:
+    """A stack's products in one lane: (groups, rows, width) by (groups, width, columns)."""
+
+    def __init__(self, step, lane, stack, matrix, windows, maps_by_rows, place):
+        groups, rows, width = matrix.shape
+        columns = maps_by_rows.shape[2]
+        self._lane = lane
+        self._stack = stack
+        self._matrix = matrix
+        self._place = place
+        self._bias_row = step.has_bias
+        self._window_matrix = matrix[:, :, :width - 1 if step.has_bias else width].swapaxes(1, 2)
+        self._is_kept = lane.training
+        shape = groups, width, columns
+        self._columns = lane.empty(shape) if self._is_kept else lane.scratch(shape)
+        self._copies = self._pairs(self._columns, windows)
+        if self._bias_row:
+            self._columns[:, -1] = 1
+        self._maps = maps_by_rows
+        self._product = _product_view(maps_by_rows, stack.outputs)
+        self._is_apart = self._product is None
+        if self._is_apart:
+            self._product = lane.empty((groups, rows, columns))
+        self._additions = ()
+
+    def forward(self):
+        for columns, windows in self._copies:
+            np.copyto(columns, windows)
+        if self._bias_row and not self._is_kept:
+            self._columns[:, -1] = 1
+        np.matmul(self._matrix, self._columns, out=self._product)
+        if self._is_apart:
+            self._maps[self._stack.outputs] = self._by_map()
+
+    def bind_grad_input(self, windows):
+        """Prepare for the gradient by the input, whose array has these `windows`."""
+        groups, _, columns = self._columns.shape
+        shape = groups, self._window_matrix.shape[1], columns
+        self._grad_columns = self._lane.scratch(shape, offset=self._matrix.size)
+        self._additions = [(pixels[place], term[place])
+                           for term, pixels in self._pairs(self._grad_columns, windows)
+                           for place in _without_overlap(pixels.shape)]
+
+    def backward(self, sums, first):
+        """Add the gradient by the weights to `sums`, that by the columns to the input's."""
+        if self._is_apart:
+            np.take(self._maps, self._stack.outputs, axis=0, out=self._by_map(), mode="clip")
+        groups, rows, width = self._matrix.shape
+        shape = groups, width, rows
+        gradient = sums[self._place].reshape(shape)
+        term = gradient if first else self._lane.scratch(shape)
+        np.matmul(self._columns, self._product.swapaxes(1, 2), out=term)
+        if not first:
+            gradient += term
+        if self._additions:
+            np.matmul(self._window_matrix, self._product, out=self._grad_columns)
+            for pixels, term in self._additions:
+                pixels += term
+
+    def _by_map(self):
+        return self._product.reshape(*self._stack.outputs.shape, -1, self._product.shape[2])
+
+    def _pairs(self, columns, windows):
+        """(part of the columns, part of the windows) of the same shape, views, that together are
+        all of this stack's."""
+        groups, n_inputs = self._stack.inputs.shape
+        shape = windows.shape[1:]
+        rows = n_inputs * prod(shape[:4])
+        by_map = columns[:, :rows].reshape(groups, n_inputs, *shape, copy=False)
+        chosen = maps_view(windows, self._stack.inputs)
+        if chosen is not None:
+            return [(by_map, chosen)]
+        first, pairs = 0, []
+        for maps in runs(self._stack.inputs[0]):
+            part = windows[maps]
+            pairs.append((by_map[0, first:first + len(part)], part))
+            first += len(part)
+        return pairs
+
+
+def maps_view(array, maps):
+    """A view (groups, count, ...) of the maps (groups, count) of an array (maps, ...), or None if
+    they are not evenly spaced."""
+    if not evenly_spaced(maps):
+        return None
+    from_map = int(maps[0, 1] - maps[0, 0]) if maps.shape[1] > 1 else 0
+    from_group = int(maps[1, 0] - maps[0, 0]) if len(maps) > 1 else 0
+    one_map, *rest = array.strides
+    return as_strided(array[int(maps[0, 0]):], (*maps.shape, *array.shape[1:]),
+                      (from_group * one_map, from_map * one_map, *rest))
+
+
+def _product_view(maps_by_rows, outputs):
+    """Where the products (groups, rows, columns) of some output maps go, or None if no matrix of
+    even strides lies there."""
+    view = maps_view(maps_by_rows, outputs)
+    if view is None:
+        return None
+    try:
+        return view.reshape(len(outputs), -1, view.shape[-1], copy=False)
+    except ValueError:
+        return None
+
+
+def _without_overlap(shape):
+    """Indices that divide windows (..., shifts, phases, slabs, phases, cells, samples), two axes
+    each but for the samples, into parts in which no pixel stands twice: by shift, or by column
+    where that is fewer."""
+    shifts, columns = shape[-11:-9], shape[-7:-1]
+    if prod(shifts) <= prod(columns):
+        return [(..., *shift, *[slice(None)] * 9) for shift in np.ndindex(shifts)]
+    return [(..., *column, slice(None)) for column in np.ndindex(columns)]

@@ -1,0 +1,134 @@
+"""A matrix product over the map axis, or over whole maps where a convolution covers its input."""
+
+from math import prod
+
+import numpy as np
+
+from gpucnn.backends.cpu.arrays import matmul, sum_rows
+from gpucnn.backends.cpu.plan.layout import Layout
+from gpucnn.backends.cpu.plan.squash import Squash
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+
+
+def covers(layer):
+    """Whether a convolution is a dense layer over its whole input: a full table, listed by input
+    map, and a kernel as large as the maps."""
+    table, options = layer.connections, layer.options
+    return (options["kernel_size"] == layer.input_shape[1:] and options["padding"] == (0, 0)
+            and table.n_connections == table.in_maps * table.out_maps
+            and np.array_equal(table.pairs[0] * table.out_maps + table.pairs[1],
+                               np.arange(table.n_connections)))
+
+
+class Dense(Step):
+    """Weights as a matrix (out_features, in_features), activation constants multiplied in."""
+
+    def __init__(self, layer, input_scale, size, *, scaled, dtype):
+        self.name = layer.name
+        self.squash = Squash(layer.options["activation"], scaled=scaled)
+        self.out_features = layer.output_shape[0]
+        self.layout = Layout(self.out_features, size, scale=self.squash.scale)
+        self.positions = prod(size)
+        if layer.op == "conv2d":
+            self.kind, self.in_maps = "conv2d over whole maps", layer.input_shape[0]
+            self.in_features = prod(layer.input_shape)
+        else:
+            self.kind = "dense"
+            self.in_features = self.in_maps = layer.input_shape[0]
+        self._factor = input_scale * self.squash.slope
+        self._weight_slot, *bias = layer.parameters
+        self._bias_slot = bias[0] if bias else None
+        self.gradient_size = sum(slot.size for slot in layer.parameters)
+        self.weight = np.empty((self.out_features, self.in_features), dtype)
+        self.bias = np.zeros((self.out_features, 1), dtype)
+
+    def describe(self):
+        return (f"({self.out_features}, {self.in_features}) matrix by {self.positions} column"
+                f"{'s' * (self.positions > 1)} a sample")
+
+    def cost(self, training):
+        products = 3 if training else 1
+        weights = self.out_features * self.in_features
+        moved = 2 * (self.in_features + 2 * self.out_features) * self.positions
+        return Cost(products * weights * self.positions, products * 4 * moved)
+
+    def scratch_size(self, samples):
+        return self.gradient_size
+
+    # -- weights -------------------------------------------------------------------------------
+
+    def prepare(self, parameters):
+        np.multiply(self._stored(parameters), self._factor, out=self._by_map(self.weight))
+        if self._bias_slot is not None:
+            np.multiply(_of(self._bias_slot, parameters), self.squash.slope, out=self.bias[:, 0])
+
+    def finish(self, sums, gradients):
+        weight, bias = self.split(sums)
+        np.multiply(self._by_map(weight), self._factor, out=self._stored(gradients))
+        if self._bias_slot is not None:
+            np.multiply(bias, self.squash.slope, out=_of(self._bias_slot, gradients))
+
+    def split(self, sums):
+        """(gradient by the weight matrix, gradient by the bias or None) within the sums."""
+        size = self._weight_slot.size
+        weight = sums[:size].reshape(self.out_features, self.in_features)
+        return weight, sums[size:] if self._bias_slot is not None else None
+
+    def _by_map(self, matrix):
+        """(out_features, in_maps, pixels)."""
+        return matrix.reshape(self.out_features, self.in_maps, -1)
+
+    def _stored(self, flat):
+        """A view (out_features, in_maps, pixels) of the weights as a network stores them."""
+        weight = _of(self._weight_slot, flat)
+        if self.kind == "dense":
+            return self._by_map(weight)
+        return weight.reshape(self.in_maps, self.out_features, -1).swapaxes(0, 1)
+
+    def bind(self, lane, x):
+        return DenseRun(self, lane, x)
+
+
+class DenseRun(Run):
+    """Product, bias and activation; backward two products."""
+
+    def __init__(self, step, lane, x):
+        self._step = step
+        self._lane = lane
+        self._x = x.reshape(step.in_features, -1, copy=False)
+        self._x_shape = x.shape
+        self.output = lane.empty(step.layout.shape(lane.samples))
+        self._stored = self.output.reshape(step.out_features, -1)
+        self._grad_source = None
+
+    def forward(self):
+        np.matmul(self._step.weight, self._x, out=self._stored)
+        self._stored += self._step.bias
+        self._step.squash.forward(self._stored)
+
+    def bind_backward(self, grad_output, needs_grad_input):
+        self._grad_output = grad_output
+        if needs_grad_input:
+            self.grad_input = self._lane.empty(self._x_shape)
+            self._grad_source = self.grad_input.reshape(self._x.shape)
+
+    def backward(self, sums, first):
+        self._step.squash.backward(self.output, self._grad_output)
+        weight, bias = self._step.split(sums)
+        if first:
+            self._by_weights(weight, bias)
+        else:
+            term = self._lane.scratch((self._step.gradient_size,))
+            self._by_weights(*self._step.split(term))
+            sums += term
+        if self._grad_source is not None:
+            np.matmul(self._step.weight.T, self._stored, out=self._grad_source)
+
+    def _by_weights(self, weight, bias):
+        matmul(self._stored, self._x.T, out=weight)
+        if bias is not None:
+            sum_rows(self._stored, bias)
+
+
+def _of(slot, flat):
+    return flat[slot.offset:slot.offset + slot.size]

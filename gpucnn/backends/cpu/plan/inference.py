@@ -1,0 +1,38 @@
+"""Outputs of any number of images: the forward steps, micro-batches over worker threads."""
+
+import threading
+
+import numpy as np
+
+from gpucnn.backends.base import CompiledOutputs
+from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch, parts
+from gpucnn.backends.cpu.plan.lowering import lower
+from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
+from gpucnn.backends.cpu.threads import one_blas_thread
+
+
+class CpuOutputs(CompiledOutputs):
+    """The forward pass of a chain of layers. Threads that ask for outputs at the same time wait for
+    one another."""
+
+    def __init__(self, layers, input_shape, input_range, dtype, threads):
+        self._lowering = lower(layers, input_shape, dtype)
+        self._micro_batch = micro_batch(self._lowering.steps, np.dtype(dtype).itemsize)
+        self._workers = Workers(usable_threads(threads))
+        self._lanes = Lanes(lambda samples: InferenceLane(self._lowering, samples, dtype,
+                                                          input_range))
+        self._lock = threading.Lock()
+
+    def outputs(self, parameters, images, out):
+        pieces = parts(len(images), self._micro_batch)
+
+        def compute(worker, number):
+            piece = pieces[number]
+            lane = self._lanes.get(worker, piece.stop - piece.start)
+            maps = lane.forward(images, piece)[:, 0, 0, 0, 0]
+            out[piece] = np.moveaxis(maps, -1, 0).reshape(out[piece].shape)
+
+        with self._lock, one_blas_thread(always=True):
+            for step in self._lowering.steps:
+                step.prepare(parameters)
+            self._workers.run(compute, len(pieces))

@@ -1,0 +1,134 @@
+"""From a network's layers to the steps of a plan."""
+
+from dataclasses import dataclass
+from math import prod
+
+from gpucnn.backends.cpu.plan.conv2d import Conv2d
+from gpucnn.backends.cpu.plan.dense import Dense, covers
+from gpucnn.backends.cpu.plan.layout import Layout
+from gpucnn.backends.cpu.plan.plain_op import PlainOp
+from gpucnn.backends.cpu.plan.pooling import SlabMaxPool2d, SlabSubsample2d
+from gpucnn.backends.cpu.plan.tables import groupings
+from gpucnn.backends.cpu.plan.views import Flatten
+from gpucnn.backends.cpu.plan.windows import Windows
+from gpucnn.shapes import window_positions
+
+ONE = (1, 1)
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """The steps of a plan, and the layout of the images that the first one takes."""
+
+    steps: tuple
+    input_layout: Layout
+
+    @property
+    def gradient_size(self):
+        """How many numbers the gradients of all steps take together."""
+        return sum(step.gradient_size for step in self.steps)
+
+    def places(self):
+        """Where each step's part of the gradients lies."""
+        first, places = 0, []
+        for step in self.steps:
+            places.append(slice(first, first + step.gradient_size))
+            first += step.gradient_size
+        return places
+
+
+def lower(layers, input_shape, dtype):
+    """The `Lowering` of a chain of `LayerProgram`s for images of `input_shape`."""
+    roles = [_role(layers, number) for number in range(len(layers))]
+    windows, phases = _windows(layers, roles, input_shape)
+    scaled = _scaled(roles)
+    input_layout = layout = Layout(input_shape[0], input_shape[1:], phases=phases[0])
+    steps = []
+    for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
+        keeps = scaled[number + 1]
+        if role == "conv2d":
+            way, ways = windows[number]
+            used = tuple(map(int.__mul__, way[0].cells, way[0].slabs))
+            out = Layout(layer.output_shape[0], used, way[0].slabs, way[0].out_phases)
+            step = Conv2d(layer, layout.scale, out, *way, ways, scaled=keeps, dtype=dtype)
+        elif role == "dense":
+            step = Dense(layer, layout.scale, layer.output_shape[1:] or ONE, scaled=keeps,
+                         dtype=dtype)
+        elif role == "slab subsample2d":
+            step = SlabSubsample2d(layer, layout, phases[number + 1], scaled=keeps, dtype=dtype)
+        elif role == "slab max_pool2d":
+            step = SlabMaxPool2d(layer, layout, phases[number + 1])
+        elif role == "flatten":
+            step = Flatten(layer, layout.scale)
+        else:
+            step = PlainOp(layer, dtype=dtype)
+        steps.append(step)
+        layout = step.layout
+    return Lowering(tuple(steps), input_layout)
+
+
+def _role(layers, number):
+    """How a layer will be computed."""
+    layer = layers[number]
+    if layer.op == "conv2d":
+        return "dense" if covers(layer) else "conv2d"
+    if layer.op in ("subsample2d", "max_pool2d"):
+        options = layer.options
+        behind = number and _role(layers, number - 1) == "conv2d"
+        if behind and options["pool_size"] == options["stride"]:
+            return f"slab {layer.op}"
+        return "plain"
+    return layer.op
+
+
+def _scaled(roles):
+    """For each boundary, the network's input first, whether whoever reads it multiplies by the
+    scale; the loss does not."""
+    scaled = [False]
+    for role in reversed(roles):
+        passed_on = role in ("flatten", "slab max_pool2d")
+        scaled.append(scaled[-1] if passed_on else role != "plain")
+    return scaled[::-1]
+
+
+def _windows(layers, roles, input_shape):
+    """The way chosen for each convolution, with all that were considered, and the phases of each
+    boundary: from the last layer to the first, since the reader decides."""
+    chosen, phases = {}, [ONE] * (len(layers) + 1)
+    for number in reversed(range(len(layers))):
+        if roles[number] != "conv2d":
+            continue
+        pooled = number + 1 < len(layers) and roles[number + 1].startswith("slab")
+        slabs = layers[number + 1].options["pool_size"] if pooled else ONE
+        can_split = number == 0 or roles[number - 1].startswith(("conv2d", "slab"))
+        ways = sorted(_ways(layers[number], slabs, phases[number + 1 + pooled], can_split),
+                      key=lambda way: way[1].seconds)
+        chosen[number] = ways[0], [(_named(*way), way[1].seconds) for way in ways]
+        phases[number] = ways[0][0].in_phases
+    return chosen, phases
+
+
+def _ways(layer, slabs, out_phases, can_split):
+    """(windows, grouping) of every way to compute a convolution whose output is pooled by
+    `slabs`."""
+    kernel, stride, padding = (layer.options[name] for name in ("kernel_size", "stride", "padding"))
+    size = layer.input_shape[1:]
+    cells = tuple(window_positions(extent, length, step, pad) // slab for extent, length, step, pad,
+                  slab in zip(size, kernel, stride, padding, slabs, strict=True))
+    for aligned in (True, False) if prod(slabs) > 1 else (True,):
+        windows = Windows(kernel, stride, cells, slabs, out_phases, ONE, aligned)
+        if aligned and can_split and padding == (0, 0):
+            windows = Windows(kernel, stride, cells, slabs, out_phases,
+                              tuple(map(_split, windows.pitch, windows.reach, size)), aligned)
+        for grouping in groupings(layer.connections, windows):
+            yield windows, grouping
+
+
+def _split(pitch, reach, size):
+    """Into how many phases one axis of the input is split, so that pixels which are read together
+    lie together: `pitch` if that divides evenly."""
+    return pitch if reach % pitch == 0 and size % pitch == 0 else 1
+
+
+def _named(windows, grouping):
+    return f"{grouping.name} {'by pooling cell' if prod(windows.slab_rows) > 1 else 'by pixel'}"

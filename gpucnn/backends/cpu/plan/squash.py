@@ -1,0 +1,51 @@
+"""Activations within a plan: constants that the weights can carry are left to them."""
+
+import numpy as np
+
+from gpucnn.activations import SCALED_TANH_AMPLITUDE, SCALED_TANH_SLOPE
+
+
+class Squash:
+    """An activation y(z) in place, as stored = s(slope * z) and y = scale * stored.
+
+    Whoever computes z multiplies its weights by `slope`; whoever reads what is stored multiplies by
+    `scale`, which is 1 unless `scaled` allows another.
+    """
+
+    def __init__(self, activation, *, scaled):
+        self.activation = activation
+        self.slope = {"scaled_tanh": SCALED_TANH_SLOPE, "sigmoid": 0.5}.get(activation, 1.0)
+        self._amplitude = SCALED_TANH_AMPLITUDE if activation == "scaled_tanh" else 1.0
+        self.scale = self._amplitude if scaled else 1.0
+
+    def forward(self, z):
+        """Replace slope * z by what is stored."""
+        if self.activation == "relu":
+            np.maximum(z, 0, out=z)
+        elif self.activation != "identity":
+            np.tanh(z, out=z)
+            if self.activation == "sigmoid":  # 1 / (1 + exp(-z)) = (1 + tanh(z / 2)) / 2
+                z *= 0.5
+                z += 0.5
+            elif self.scale != self._amplitude:
+                z *= self._amplitude
+
+    def backward(self, stored, grad):
+        """Replace what is stored by the gradient by slope * z, given the gradient by what is
+        stored, of the same shape."""
+        if self.activation == "identity":
+            np.copyto(stored, grad)
+        elif self.activation == "relu":
+            np.multiply(grad, stored > 0, out=stored)
+        elif self.activation == "sigmoid":  # y (1 - y) = 1/4 - (y - 1/2)^2
+            stored -= 0.5
+            stored *= stored
+            np.subtract(0.25, stored, out=stored)
+            stored *= grad
+            stored *= 2
+        else:
+            stored *= stored
+            if self.scale != self._amplitude:
+                stored *= 1 / self._amplitude
+            np.subtract(self._amplitude / self.scale, stored, out=stored)
+            stored *= grad

@@ -1,0 +1,106 @@
+"""What a plan is made of: steps, and their runs on one micro-batch's memory."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The work of one sample in a step: multiply-adds and bytes moved, forward and backward."""
+
+    multiply_adds: int
+    bytes: int
+
+
+class Step(ABC):
+    """One named step of a plan: what all lanes share of it, its geometry and its weights.
+
+    A new layer gets its fast lowering by a subclass of this and of `Run`, and a line in
+    `lowering.py`; without one it runs by its plain op (`plain_op.py`).
+    """
+
+    name: str           # the layer's
+    kind: str           # what it does, in a word or two
+    layout: object      # the `Layout` of its output
+    gradient_size = 0   # numbers in the gradients by its weights, in the form it computes with
+
+    @abstractmethod
+    def describe(self):
+        """How it does it, in a line, for `explain`."""
+
+    @abstractmethod
+    def cost(self, training):
+        """`Cost` of one sample."""
+
+    @property
+    def numbers(self):
+        """How many numbers of one sample it keeps from forward to backward."""
+        return 2 * prod(self.layout.shape(1))
+
+    def scratch_size(self, samples):
+        """How many numbers of a lane's shared memory its run needs."""
+        return 0
+
+    def prepare(self, parameters):
+        """Bring the weights, views of the flat array `parameters`, into the form that is computed
+        with; called once before the lanes of a batch run."""
+
+    def finish(self, sums, gradients):
+        """Turn the sums of all runs' gradients, `gradient_size` numbers, into gradients by the
+        parameters, in the flat array `gradients`."""
+
+    @abstractmethod
+    def bind(self, lane, x):
+        """A `Run` of this step on an input array of a lane."""
+
+
+class Run(ABC):
+    """A step bound to one lane's memory: all views are made beforehand, so that `forward` and
+    `backward` are nothing but NumPy calls.
+
+    `output` is the array of the step's layout that `forward` fills, `grad_input` the one of the
+    input's shape that `backward` fills. Backward may overwrite `output`.
+    """
+
+    output: np.ndarray
+    grad_input: np.ndarray | None = None
+
+    @abstractmethod
+    def forward(self):
+        """Compute the output."""
+
+    def bind_backward(self, grad_output, needs_grad_input):
+        """Take the array with the gradient by the output; make `grad_input` if it is needed."""
+
+    def backward(self, sums, first):
+        """Compute the gradients. Those by the weights go to `sums`, `gradient_size` numbers; they
+        are written if this is the `first` micro-batch, else added."""
+
+
+class Lane:
+    """The memory of one micro-batch of `samples` in one worker.
+
+    `scratch_size`: numbers in the memory that steps use for nothing that must outlive their own
+    forward or backward.
+    """
+
+    def __init__(self, samples, dtype, training, scratch_size):
+        self.samples = samples
+        self.dtype = np.dtype(dtype)
+        self.training = training
+        self._scratch = np.empty(scratch_size, self.dtype)
+
+    def empty(self, shape):
+        """An array of unset values."""
+        return np.empty(shape, self.dtype)
+
+    def zeros(self, shape):
+        """An array of zeros."""
+        return np.zeros(shape, self.dtype)
+
+    def scratch(self, shape, offset=0):
+        """An array of the shared memory, `offset` numbers behind its beginning."""
+        return self._scratch[offset:offset + prod(shape)].reshape(shape)

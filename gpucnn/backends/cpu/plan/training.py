@@ -1,0 +1,89 @@
+"""Training steps: micro-batches over worker threads, gradients summed in a fixed order."""
+
+import numpy as np
+
+from gpucnn.backends.base import CompiledStep
+from gpucnn.backends.cpu.plan.explain import explain
+from gpucnn.backends.cpu.plan.lanes import Lanes, TrainingLane, micro_batch, parts
+from gpucnn.backends.cpu.plan.lowering import lower
+from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
+from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
+
+MOST_GROUPS = 8
+
+
+class CpuStep(CompiledStep):
+    """A training step of a `Program`, on the flat arrays of a network's parameters and gradients.
+
+    A batch is divided into parts of at most `micro_batch` samples, a number that the network alone
+    determines. Neighbouring parts form at most `MOST_GROUPS` groups; a worker adds up the gradients
+    of one group, and the groups are added in order. So the result does not depend on the threads.
+    """
+
+    def __init__(self, program, parameters, gradients, backend, threads):
+        self.program = program
+        self.parameters = parameters
+        self.backend = backend
+        self._gradients = gradients
+        self.lowering = lower(program.layers, program.input_shape, program.dtype)
+        self.micro_batch = micro_batch(self.lowering.steps, parameters.itemsize)
+        self._workers = Workers(usable_threads(threads))
+        most = len(parts(program.batch_size, self.micro_batch))
+        self.sums = np.zeros((min(most, MOST_GROUPS), self.lowering.gradient_size),
+                              parameters.dtype)
+        self._totals = np.zeros((most, 3))
+        self._lanes = Lanes(self.new_lane)
+
+    @property
+    def threads(self):
+        """How many threads work on a step; None where BLAS could not be held to one."""
+        return self._workers.threads if can_limit_blas() else None
+
+    def explain(self, *, profile=False):
+        with one_blas_thread(always=True):
+            return explain(self, profile)
+
+    def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
+        with one_blas_thread(always=True):
+            size = self.program.batch_size
+            for number, first in enumerate(range(0, len(order), size)):
+                batch = slice(first, min(first + size, len(order)))
+                self._train(images, labels, order[batch], None if shifts is None else shifts[batch],
+                            loss, totals)
+                self.program.optimizer.update(self.backend, self.parameters, self._gradients,
+                                               state, scalars[number])
+                if progress is not None:
+                    progress(batch.stop - batch.start)
+
+    def _train(self, images, labels, order, shifts, loss, totals):
+        """The gradients of one batch."""
+        samples = len(order)
+        for step in self.lowering.steps:
+            step.prepare(self.parameters)
+        pieces = parts(samples, self.micro_batch)
+        groups = parts(len(pieces), -(-len(pieces) // MOST_GROUPS))
+        self._totals[:len(pieces)] = 0
+
+        def add_up(worker, group):
+            for number in range(groups[group].start, groups[group].stop):
+                piece = pieces[number]
+                lane = self._lanes.get(worker, piece.stop - piece.start)
+                lane.train(images, labels, order[piece],
+                           None if shifts is None else shifts[piece], samples, self.sums[group],
+                           number == groups[group].start, self._totals[number])
+
+        self._workers.run(add_up, len(groups))
+        sums = self.sums[0]
+        for other in self.sums[1:len(groups)]:
+            sums += other
+        for step, place in zip(self.lowering.steps, self.lowering.places(), strict=True):
+            step.finish(sums[place], self._gradients)
+        batch_totals = self._totals[:len(pieces)].sum(axis=0)
+        loss[0] = batch_totals[0] / samples
+        totals += batch_totals
+
+    def new_lane(self, samples):
+        """The memory and runs for parts of so many samples."""
+        program = self.program
+        return TrainingLane(self.lowering, samples, self.parameters.dtype, program.input_range,
+                            program.loss, self.backend)
