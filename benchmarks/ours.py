@@ -1,4 +1,4 @@
-"""This library's side: `Network.compile_step` and its plan's epoch, which is what `fit` runs."""
+"""This library's side: the plan that `compile_step` gives, as `fit` runs it, and `predict`."""
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from benchmarks.machine import blas_version
 def settings(device, cores):
     """The library as it comes: it is not tuned for the contest."""
     return {"as it comes": {}}
+
+
+prediction_settings = settings
 
 
 class Trainer:
@@ -26,7 +29,7 @@ class Trainer:
         """Each batch as an epoch of its own, since an epoch tells its mean loss."""
         return [self._epoch(self._task.batch_size) for _ in range(steps)]
 
-    def train(self, samples):
+    def run(self, samples):
         self._epoch(samples)
         self._network.backend.synchronize()
 
@@ -34,11 +37,33 @@ class Trainer:
         return self._network.parameter_values()
 
     def versions(self):
-        return {"gpucnn": gpucnn.__version__, "NumPy": np.__version__, "BLAS": blas_version(),
-                "gpucnn device": self._network.backend.description}
+        return _versions(self._network)
 
     def _epoch(self, samples):
         steps = -(-samples // self._task.batch_size)
         rates = np.full(steps, self._task.learning_rate)
         loss, _ = self._plan.epoch(self._data, self._order.take(samples), None, rates)
         return loss
+
+
+class Predictor:
+    """Finds a task's labels with `Network.predict`."""
+
+    def __init__(self, task):
+        self._network = task.network(task.device)
+        self._images = task.images()
+
+    def labels(self):
+        return self._network.predict(self._images)
+
+    def run(self, samples):
+        for _ in range(samples // len(self._images)):
+            self.labels()
+
+    def versions(self):
+        return _versions(self._network)
+
+
+def _versions(network):
+    return {"gpucnn": gpucnn.__version__, "NumPy": np.__version__, "BLAS": blas_version(),
+            "gpucnn device": network.backend.description}

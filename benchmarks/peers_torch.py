@@ -8,14 +8,16 @@
 - A convolution whose kernel covers its whole input is a `linear`.
 - Subsampling is a sum pooling and one `addcmul`; activations work in place where autograd allows.
 - SGD is the fused one. There is no module, hence no module overhead, and nothing is counted.
+- Inference runs under `inference_mode`; pictures are padded as uint8, then scaled in place.
 """
 
 import numpy as np
 
 from benchmarks.sides import BenchmarkError
-from gpucnn.activations import SCALED_TANH_AMPLITUDE, SCALED_TANH_SLOPE
+from benchmarks.torch_layers import torch_layers
 
 GATHERED_AT_ONCE = 1024
+PREDICTED_AT_ONCE = {"cpu": (64, 256, 1024), "cuda": (1024, 10000)}
 
 
 def settings(device, cores):
@@ -28,13 +30,27 @@ def settings(device, cores):
         {"1 thread, no oneDNN": {"threads": 1, "onednn": False}})
 
 
-def import_torch():
-    """PyTorch, or a `BenchmarkError` that says what to install."""
+def prediction_settings(device, cores):
+    """A few batch sizes; on a CPU, each with one thread and with all cores."""
+    if device != "cpu":
+        return {f"batch {size}": {"batch_size": size} for size in PREDICTED_AT_ONCE["cuda"]}
+    return {f"batch {size}, {threads} thread{'s' * (threads > 1)}":
+            {"batch_size": size, "threads": threads}
+            for threads in sorted({1, cores}) for size in PREDICTED_AT_ONCE["cpu"]}
+
+
+def import_torch(device="cpu"):
+    """PyTorch for a device, or a `BenchmarkError` that says what to install."""
     try:
         import torch
     except ImportError as error:
         raise BenchmarkError(f"peer torch: expected PyTorch to be installed (pip install torch), "
                              f"got {error}") from error
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BenchmarkError(f"peer torch: expected a PyTorch with CUDA for device "
+                             f"{device!r}, got {torch.__version__} without a usable GPU")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False  # float32 throughout, as every side computes
     return torch
 
 
@@ -42,21 +58,14 @@ class Trainer:
     """Trains a task with PyTorch's autograd."""
 
     def __init__(self, task, threads=None, onednn=True):
-        torch = self._torch = import_torch()
-        if task.device != "cpu" and not torch.cuda.is_available():
-            raise BenchmarkError(f"peer torch: expected a PyTorch with CUDA for device "
-                                 f"{task.device!r}, got {torch.__version__} without a usable GPU")
+        torch = self._torch = import_torch(task.device)
         if threads is not None:
             torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled = onednn
-        torch.backends.cudnn.benchmark = True
         self._task = task
         self._device = torch.device(task.device)
         network = task.network()
-        self._steps = [(layer.name, _STEPS[layer.op](torch, layer, shape, self._device))
-                       for layer, shape in zip(network.layers,
-                                               (network.input_shape, *network.shapes),
-                                               strict=False)]
+        self._steps = torch_layers(torch, network, self._device)
         trained = [tensor for _, step in self._steps for tensor in step.parameters.values()]
         self._masked = [step for _, step in self._steps if getattr(step, "mask", None) is not None]
         self._optimizer = torch.optim.SGD(trained, lr=task.learning_rate, momentum=task.momentum,
@@ -68,7 +77,7 @@ class Trainer:
         return [self._step(x, labels).item() for _ in range(steps)
                 for x, labels in self._batches(self._task.batch_size)]
 
-    def train(self, samples):
+    def run(self, samples):
         for x, labels in self._batches(samples):
             self._step(x, labels)
         if self._device.type == "cuda":
@@ -79,20 +88,15 @@ class Trainer:
                 for name, values in step.values().items()}
 
     def versions(self):
-        versions = {"PyTorch": self._torch.__version__}
-        if self._device.type == "cuda":
-            versions["GPU"] = self._torch.cuda.get_device_name(self._device)
-        return versions
+        return _versions(self._torch, self._device)
 
     def _load(self, dataset, network):
         """The images, padded with uint8 zeros, which are the background, and the labels."""
         torch = self._torch
-        low, high = network.input_range
-        self._low, self._scale = low, (high - low) / 255
-        margins = [size - own for size, own in zip(network.input_shape[1:], dataset.image_shape[1:],
-                                                   strict=True)]
-        sides = [(0, 0), (0, 0), *((margin // 2, margin - margin // 2) for margin in margins)]
-        self._images = torch.from_numpy(np.pad(dataset.images, sides)).to(self._device)
+        self._low, self._scale = _scaling(network)
+        self._images = torch.nn.functional.pad(
+            torch.from_numpy(np.array(dataset.images)),
+            _margins(network, dataset.image_shape)).to(self._device)
         self._labels = torch.from_numpy(dataset.labels.astype(np.int64)).to(self._device)
 
     def _batches(self, samples):
@@ -117,112 +121,58 @@ class Trainer:
         return loss.detach()
 
 
-class _Step:
-    """A layer of the network in PyTorch: `parameters` is name -> tensor that is trained."""
+class Predictor:
+    """Finds a task's labels, `batch_size` images at a time."""
 
-    def __init__(self, torch, layer, input_shape, device):
-        self._functions = torch.nn.functional
-        self._addcmul = torch.addcmul
-        self._options = layer.options()
-        self._squash = _activation(torch, self._options.get("activation", "identity"))
-        self.parameters = {
-            name: torch.tensor(self.stored(name, values, layer, input_shape), dtype=torch.float32,
-                               device=device, requires_grad=True)
-            for name, values in layer.parameters.items()}
+    def __init__(self, task, batch_size=256, threads=None):
+        torch = self._torch = import_torch(task.device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = torch.device(task.device)
+        self._batch_size = batch_size
+        network, images = task.network(), task.images()
+        self._steps = torch_layers(torch, network, self._device)
+        self._low, self._scale = _scaling(network)
+        self._margins = _margins(network, images.shape[1:])
+        self._images = torch.from_numpy(images)
 
-    def stored(self, name, values, layer, input_shape):
-        """The NumPy values of a parameter in the shape that PyTorch wants."""
-        return values
+    def labels(self):
+        with self._torch.inference_mode():
+            parts = [self._predict(part) for part in self._images.split(self._batch_size)]
+            return self._torch.cat(parts).cpu().numpy()
 
-    def values(self):
-        """Name -> NumPy array as this library has it."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters.items()}
+    def run(self, samples):
+        for _ in range(samples // len(self._images)):
+            self.labels()
 
+    def versions(self):
+        return _versions(self._torch, self._device)
 
-class _Conv2d(_Step):
-    def __init__(self, torch, layer, input_shape, device):
-        self._table = table = layer.connections
-        self._dense_shape = table.out_maps, table.in_maps, *layer.weight.shape[1:]
-        self._covers_input = (layer.options()["padding"] == (0, 0)
-                              and input_shape[1:] == self._dense_shape[2:])
-        super().__init__(torch, layer, input_shape, device)
-        self.mask = None
-        if table.n_connections < table.in_maps * table.out_maps:
-            mask = table.matrix.T[:, :, None, None] != 0
-            self.mask = torch.tensor(
-                np.broadcast_to(mask, self._dense_shape).reshape(self.parameters["weight"].shape),
-                dtype=torch.float32, device=device)
-
-    def __call__(self, x):
-        weight, bias = self.parameters["weight"], self.parameters.get("bias")
-        if self._covers_input:
-            return self._squash(self._functions.linear(x.flatten(1), weight, bias))
-        return self._squash(self._functions.conv2d(x, weight, bias, self._options["stride"],
-                                                   self._options["padding"]))
-
-    def mask_gradient(self):
-        self.parameters["weight"].grad.mul_(self.mask)
-
-    def stored(self, name, values, layer, input_shape):
-        if name != "weight":
-            return values
-        inputs, outputs = self._table.pairs
-        dense = np.zeros(self._dense_shape, np.float32)
-        dense[outputs, inputs] = values
-        return dense.reshape(len(dense), -1) if self._covers_input else dense
-
-    def values(self):
-        inputs, outputs = self._table.pairs
-        values = super().values()
-        return values | {"weight": values["weight"].reshape(self._dense_shape)[outputs, inputs]}
+    def _predict(self, images):
+        x = images.to(self._device)
+        if any(self._margins):
+            x = self._torch.nn.functional.pad(x, self._margins)
+        x = x.to(self._torch.float32).mul_(self._scale).add_(self._low)
+        for _, step in self._steps:
+            x = step(x)
+        return x.flatten(1).argmax(1)
 
 
-class _Subsample2d(_Step):
-    def __call__(self, x):
-        options = self._options
-        if not options["trainable"]:
-            return self._squash(self._functions.avg_pool2d(x, options["pool_size"],
-                                                           options["stride"]))
-        sums = self._functions.avg_pool2d(x, options["pool_size"], options["stride"],
-                                          divisor_override=1)
-        return self._squash(self._addcmul(self.parameters["bias"], sums,
-                                          self.parameters["coefficient"]))
-
-    def stored(self, name, values, layer, input_shape):
-        return values[:, None, None]
-
-    def values(self):
-        return {name: array[:, 0, 0] for name, array in super().values().items()}
+def _scaling(network):
+    """(what uint8 zero becomes, the width of one uint8 step)."""
+    low, high = network.input_range
+    return low, (high - low) / 255
 
 
-class _Dense(_Step):
-    def __call__(self, x):
-        weight, bias = self.parameters["weight"], self.parameters["bias"]
-        if x.ndim == 4:
-            return self._squash(self._functions.conv2d(x, weight[:, :, None, None], bias))
-        return self._squash(self._functions.linear(x, weight, bias))
+def _margins(network, image_shape):
+    """How far images are padded to the left, right, top and bottom, as PyTorch's pad wants it."""
+    height, width = (size - own for size, own in zip(network.input_shape[1:], image_shape[1:],
+                                                     strict=True))
+    return [width // 2, width - width // 2, height // 2, height - height // 2]
 
 
-class _MaxPool2d(_Step):
-    def __call__(self, x):
-        return self._functions.max_pool2d(x, self._options["pool_size"], self._options["stride"])
-
-
-class _Flatten(_Step):
-    def __call__(self, x):
-        return x.flatten(1)
-
-
-_STEPS = {"conv2d": _Conv2d, "subsample2d": _Subsample2d, "dense": _Dense,
-          "max_pool2d": _MaxPool2d, "flatten": _Flatten}
-
-
-def _activation(torch, name):
-    """z -> y(z), in place but for the last product, since autograd needs tanh's result."""
-    return {
-        "identity": lambda z: z,
-        "scaled_tanh": lambda z: z.mul_(SCALED_TANH_SLOPE).tanh_() * SCALED_TANH_AMPLITUDE,
-        "tanh": torch.tanh_,
-        "sigmoid": torch.sigmoid_,
-        "relu": torch.relu_,
-    }[name]
+def _versions(torch, device):
+    versions = {"PyTorch": torch.__version__}
+    if device.type == "cuda":
+        versions["GPU"] = torch.cuda.get_device_name(device)
+    return versions

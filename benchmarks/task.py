@@ -1,19 +1,20 @@
-"""What every side of a benchmark trains: the same network, data, order and optimiser."""
+"""What every side of a benchmark does: the same network and data, trained alike or applied."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from gpucnn import SGD, Dataset, digits
-from gpucnn.models import MODELS
+from benchmarks.agreement import same_labels, same_training
+from benchmarks.models import MODELS
+from gpucnn import SGD
 
-DIGITS_REPEATED = 12  # the 5,000 embedded digits so often: 60,000 samples, as many as MNIST has
+TRAINED_STEPS, TRAINED_BATCH = 150, 32  # before inference, so that labels are those of a use
 
 
 @dataclass(frozen=True)
 class Task:
-    """Training `model`, a name of `gpucnn.models.MODELS`, on a device in batches of `batch_size`,
-    with cross entropy and SGD with momentum."""
+    """Training `model`, a name of `MODELS`, on a device in batches of `batch_size`, with cross
+    entropy and SGD with momentum."""
 
     model: str
     batch_size: int
@@ -21,28 +22,95 @@ class Task:
     seed: int = 0
     momentum: float = 0.9
 
+    agreement = staticmethod(same_training)
+
+    @property
+    def size(self):
+        """What the task's row is called in a table."""
+        return self.batch_size
+
+    @property
+    def unit(self):
+        """Of how many samples those of a window are a multiple."""
+        return self.batch_size
+
     @property
     def learning_rate(self):
-        """In proportion to the batch up to 0.05, so that no batch size diverges."""
-        return min(0.05, 0.001 * self.batch_size)
+        """In proportion to the batch up to the model's largest, so that no batch size diverges."""
+        return min(MODELS[self.model].largest_rate, 0.001 * self.batch_size)
 
     @property
     def optimizer(self):
         return SGD(lr=self.learning_rate, momentum=self.momentum)
 
+    def settings(self, side, cores):
+        """A side's settings of this task: label -> keywords of its worker."""
+        return side.settings(self.device, cores)
+
+    def worker(self, side, keywords):
+        """What does the task in a side's process."""
+        return side.Trainer(self, **keywords)
+
     def network(self, device="cpu"):
         """The network with its initial values, which are the same on every device."""
-        return MODELS[self.model](seed=self.seed, device=device)
+        return MODELS[self.model].build(seed=self.seed, device=device)
 
     def dataset(self):
-        """60,000 uint8 digits of 28x28 pixels."""
-        train, _ = digits()
-        return Dataset(np.tile(train.images, (DIGITS_REPEATED, 1, 1, 1)),
-                       np.tile(train.labels, DIGITS_REPEATED), classes=train.classes)
+        """uint8 pictures; see `pictures.py`."""
+        return MODELS[self.model].dataset()
 
     def order(self):
         """The order of the samples, from its beginning."""
-        return ShuffledOrder(len(digits()[0]) * DIGITS_REPEATED, self.seed)
+        return ShuffledOrder(len(self.dataset()), self.seed)
+
+
+@dataclass(frozen=True)
+class PredictionTask:
+    """The labels of `n_images` images by `model`, with the parameters given: uint8 arrays and
+    integer labels, both on the host, whatever the device."""
+
+    model: str
+    n_images: int
+    parameters: dict
+    device: str = "cpu"
+
+    agreement = staticmethod(same_labels)
+
+    @property
+    def size(self):
+        return self.n_images
+
+    @property
+    def unit(self):
+        return self.n_images
+
+    def settings(self, side, cores):
+        return side.prediction_settings(self.device, cores)
+
+    def worker(self, side, keywords):
+        return side.Predictor(self, **keywords)
+
+    def network(self, device="cpu"):
+        """The network with the task's parameters."""
+        network = MODELS[self.model].build(device=device)
+        network.set_parameters(self.parameters)
+        return network
+
+    def images(self):
+        """uint8 (n_images, maps, height, width): the training pictures, again and again."""
+        images = MODELS[self.model].dataset().images
+        return images[np.arange(self.n_images) % len(images)]
+
+
+def trained_parameters(model):
+    """A model's parameters behind a few steps of training on the CPU."""
+    task = Task(model, TRAINED_BATCH)
+    network = task.network()
+    plan = network.compile_step(loss="cross_entropy", optimizer=task.optimizer,
+                                batch_size=TRAINED_BATCH)
+    plan.epoch(plan.load(task.dataset()), task.order().take(TRAINED_STEPS * TRAINED_BATCH), None,
+               np.full(TRAINED_STEPS, task.learning_rate))
+    return network.parameter_values()
 
 
 class ShuffledOrder:

@@ -23,7 +23,7 @@ def two_threads(monkeypatch):
 def watched_network():
     network, seen = two_stage(device="cpu"), []
     apply = network["c1"].apply
-    network["c1"].apply = lambda x, **keywords: (seen.append(blas_threads()), apply(x))[1]
+    network["c1"].apply = lambda *given: (seen.append(blas_threads()), apply(*given))[1]
     return network, seen
 
 
