@@ -78,10 +78,12 @@ class ConnectionTable:
 
     @classmethod
     def full(cls, in_maps, out_maps):
-        """Every input map joined to every output map, input-major."""
+        """Every input map joined to every output map, listed by output map and then by input map,
+        so that a layer's weights are in the order that other libraries store dense ones in."""
         in_maps = whole_number(in_maps, "in_maps", least=1)
         out_maps = whole_number(out_maps, "out_maps", least=1)
-        return cls.from_matrix(np.ones((in_maps, out_maps), bool))
+        out_map, in_map = np.divmod(np.arange(in_maps * out_maps), in_maps)
+        return cls(np.stack([in_map, out_map]), in_maps, out_maps)
 
     @classmethod
     def one_to_one(cls, maps):

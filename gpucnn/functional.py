@@ -219,15 +219,10 @@ def _classifier_call(name, activation, weight1, weight2, **arrays):
     for array, features in (("hidden", hidden), ("output", classes), ("grad_output", classes)):
         if array in arrays:
             call.expect_batch(array, (features, *out_size))
-    return call, _output_major(call.features, hidden)
+    return call, _full(call.features, hidden)
 
 
-@lru_cache(maxsize=64)
-def _output_major(in_maps, out_maps):
-    """A full table in the order of a weight (out_maps, in_maps, kernel_height, kernel_width)."""
-    inputs = np.tile(np.arange(in_maps), out_maps)
-    outputs = np.repeat(np.arange(out_maps), in_maps)
-    return ConnectionTable.from_pairs(np.stack([inputs, outputs]), in_maps, out_maps)
+_full = lru_cache(maxsize=64)(ConnectionTable.full)
 
 
 def _one_per_connection(weight):

@@ -1,14 +1,15 @@
-"""benchmarks: it runs, its sides train the same numbers, and what it cannot do it says."""
+"""benchmarks: training runs, its sides train the same numbers, and what it cannot do it says."""
 
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import contest, lenet, peers_torch
+from benchmarks import agreement, lenet, peers_torch, report
 from benchmarks.contest import Comparison, Measurement
+from benchmarks.models import MODELS
+from benchmarks.processes import Process, _Clock
 from benchmarks.sides import BenchmarkError
 from benchmarks.task import ShuffledOrder, Task
 
@@ -16,45 +17,38 @@ from benchmarks.task import ShuffledOrder, Task
 def measured(**rates):
     """A comparison of gpucnn with sides of one or two settings: side_setting=(rates)."""
     return Comparison(1, tuple(Measurement(*name.split("_"), values, {})
-                               for name, values in rates.items()), 0.0, 0.0)
+                               for name, values in rates.items()), {})
 
 
 # -- the whole run -----------------------------------------------------------------------------
 
 
-def test_it_prints_a_table_with_the_ratio_to_pytorch_and_the_machine(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torch")
+def test_it_prints_a_table_with_the_ratios_to_its_peers_and_the_machine(tmp_path, monkeypatch,
+                                                                        capsys):
+    for package in ("torch", "scipy", "matplotlib"):
+        pytest.importorskip(package)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.setattr(peers_torch, "settings", lambda device, cores: {"1 thread": {"threads": 1}})
-    out = tmp_path / "measured.json"
-    assert lenet.main(["--device", "cpu", "--peer", "torch", "--batch", "1,3", "--seconds", "0.01",
-                       "--rounds", "1", "--model", "two_stage", "--out", str(out)]) == 0
+    out, plot = tmp_path / "measured.json", tmp_path / "measured.png"
+    assert lenet.main(["--device", "cpu", "--peer", "torch,seed", "--batch", "1,3", "--seconds",
+                       "0.01", "--rounds", "1", "--model", "two_stage", "--out", str(out),
+                       "--plot", str(plot)]) == 0
     text = capsys.readouterr().out
     assert re.search(r"cores.*Python", text)
-    assert re.search(r"NumPy \d.*PyTorch \d", text)
-    assert "| batch | gpucnn | torch | best setting | gpucnn / torch | range |" in text
-    for batch_size in (1, 3):
-        assert re.search(rf"^\| {batch_size} \| [\d,]+ \| [\d,]+ \| 1 thread \| \d+\.\d\d \|", text,
-                         re.MULTILINE)
-    batches = json.loads(out.read_text())["batches"]
-    assert [batch["batch_size"] for batch in batches] == [1, 3]
-    assert all(batch["loss_difference"] < contest.TOLERANCE for batch in batches)
-    assert [one["side"] for one in batches[0]["measurements"]] == ["gpucnn", "torch"]
-
-
-def test_pytorch_is_tried_with_one_thread_and_with_all_cores():
-    assert {"threads": 1} in peers_torch.settings("cpu", cores=8).values()
-    assert {"threads": 8} in peers_torch.settings("cpu", cores=8).values()
-    assert len(peers_torch.settings("cuda", cores=8)) == 1
-
-
-@pytest.mark.parametrize("model", ["lenet5", "two_stage"])
-def test_pytorch_s_network_starts_from_our_parameters(model):
-    pytest.importorskip("torch")
-    task = Task(model, 4)
-    theirs = peers_torch.Trainer(task).parameters()
-    for name, values in task.network().parameter_values().items():
-        np.testing.assert_array_equal(theirs[name], values, name)
+    assert re.search(r"NumPy \d.*PyTorch \d.*SciPy \d", text)
+    assert ("| batch | gpucnn | torch | best setting | gpucnn / torch | range "
+            "| seed | best setting | gpucnn / seed | range |") in text
+    ratio = r"[\d,.]+ \| [\d,.]+ to [\d,.]+"
+    torch_s = rf"[\d,]+ \| [\d,]+ \| 1 thread \| {ratio}"
+    assert re.search(rf"^\| 1 \| {torch_s} \| [\d,]+ \| online \| {ratio} \|$", text, re.MULTILINE)
+    assert re.search(rf"^\| 3 \| {torch_s} \| - \| - \| - \| - \|$", text, re.MULTILINE)
+    comparisons = json.loads(out.read_text())["comparisons"]
+    assert [comparison["size"] for comparison in comparisons] == [1, 3]
+    assert all(comparison["agreement"]["loss_difference"] < agreement.TOLERANCE
+               for comparison in comparisons)
+    assert [[one["side"] for one in comparison["measurements"]] for comparison in comparisons] == [
+        ["gpucnn", "torch", "seed"], ["gpucnn", "torch"]]
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 # -- what cannot be run ------------------------------------------------------------------------
@@ -63,7 +57,7 @@ def test_pytorch_s_network_starts_from_our_parameters(model):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--batch", "16,x"], "--batch: expected whole numbers of at least 1.*got '16,x'"),
     (["--batch", "0"], "--batch: expected whole numbers of at least 1.*got '0'"),
-    (["--peer", "caffe"], "--peer: expected some of torch.*got 'caffe'"),
+    (["--peer", "caffe"], "--peer: expected some of torch, jax, seed.*got 'caffe'"),
     (["--device", "tpu"], "--device: expected cpu, cuda or cuda:N, got 'tpu'"),
     (["--seconds", "0"], "--seconds: expected a number above 0, got '0'"),
     (["--rounds", "none"], "--rounds: expected a whole number of at least 1, got 'none'"),
@@ -80,20 +74,14 @@ def test_a_failed_run_ends_with_its_message_and_status_1(monkeypatch, capsys):
     def fail(*arguments, **options):
         raise BenchmarkError("peer torch: expected PyTorch")
 
-    monkeypatch.setattr(lenet, "compare", fail)
+    monkeypatch.setattr(report, "compare", fail)
     assert lenet.main([]) == 1
     assert capsys.readouterr().err == "benchmarks.lenet: peer torch: expected PyTorch\n"
 
 
-def test_a_missing_pytorch_is_an_error_that_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(BenchmarkError, match=r"expected PyTorch to be installed \(pip install"):
-        peers_torch.Trainer(Task("lenet5", 1))
-
-
 def test_a_side_that_cannot_train_ends_the_comparison_with_its_reason():
     with (pytest.raises(BenchmarkError, match="gpucnn failed"),
-          contest._Process("gpucnn", "as it comes", {}, Task("no such model", 1)) as process):
+          Process("gpucnn", "as it comes", {}, Task("no such model", 1)) as process):
         process.ask("parameters")
 
 
@@ -121,13 +109,19 @@ class Side:
 ])
 def test_sides_that_train_other_numbers_are_an_error(peer, message):
     with pytest.raises(BenchmarkError, match=message):
-        contest._check_numbers([Side([1.0, 0.5]), peer])
+        agreement.same_training([Side([1.0, 0.5]), peer])
 
 
 def test_sides_that_differ_by_rounding_agree():
-    losses, parameters = contest._check_numbers([Side([1.0, 0.5]), Side([1.0, 0.500001])])
-    assert 0 < losses < 1e-5
-    assert parameters == 0
+    found = agreement.same_training([Side([1.0, 0.5]), Side([1.0, 0.500001])])
+    assert 0 < found["loss_difference"] < 1e-5
+    assert found["parameter_difference"] == 0
+
+
+def test_parameters_may_differ_by_a_model_s_own_tolerance():
+    sides = [Side([1.0, 0.5]), Side([1.0, 0.5], after=2.002)]
+    found = agreement.same_training(sides, parameter_tolerance=0.01)
+    assert found["parameter_difference"] == pytest.approx(0.001)
 
 
 def test_a_peer_is_judged_by_its_best_setting_round_by_round():
@@ -136,9 +130,44 @@ def test_a_peer_is_judged_by_its_best_setting_round_by_round():
     assert comparison.ratios("torch") == [2, 5, 4]
 
 
+def test_a_peer_that_takes_no_part_has_no_best_setting():
+    assert measured(gpucnn_default=(10,)).best("seed") is None
+
+
+def test_windows_are_whole_multiples_of_a_worker_s_unit():
+    class Worker:
+        samples = ()
+
+        def run(self, samples):
+            self.samples += (samples,)
+
+    worker = Worker()
+    assert _Clock(worker, 12).warm_up(1e-4) % 12 == 0
+    assert worker.samples[:2] == (12, 12) and not any(samples % 12 for samples in worker.samples)
+
+
 def test_an_order_goes_through_every_sample_of_an_epoch_before_the_next():
     order = ShuffledOrder(10, seed=0)
     taken = np.concatenate([order.take(count) for count in (3, 4, 8, 5)])
     assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
     assert taken[:10].tolist() != taken[10:].tolist()
     np.testing.assert_array_equal(ShuffledOrder(10, seed=0).take(20), taken)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_s_pictures_fit_it(model):
+    network, dataset = Task(model, 1).network(), Task(model, 1).dataset()
+    assert dataset.images.dtype == np.uint8
+    network.checked_images(dataset.images[:1])
+    assert all(own <= size for own, size in zip(dataset.image_shape, network.input_shape,
+                                                strict=True))
+    assert network.output_shape[0] == dataset.classes
+
+
+def test_coloured_digits_differ_from_one_another_and_have_few_equal_pixels():
+    images = Task("relu_net", 1).dataset().images
+    assert images.shape == (10000, 3, 32, 32)
+    assert not np.array_equal(images[0], images[5000])
+    windows = images[:200].reshape(200, 3, 16, 2, 16, 2)
+    equal = (windows == windows[:, :, :, :1, :, :1]).all(axis=(1, 3, 5))
+    assert equal.mean() < 1e-4

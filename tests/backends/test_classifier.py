@@ -84,8 +84,8 @@ def test_it_is_a_full_convolution_and_a_dense_layer(known_arrays):
     values = random_arrays((3, 4, 4, 5), 6, 3, (4, 5), DOUBLE)
     x, weight1, bias1, weight2, bias2 = (put(backend, array) for array in values)
     hidden, output = classifier(x, weight1, bias1, weight2, bias2)
-    input_major = put(backend, values[1].transpose(1, 0, 2, 3).reshape(24, 4, 5))
-    same_hidden = conv2d(x, input_major, bias1, ConnectionTable.full(4, 6),
+    of_table = put(backend, values[1].reshape(24, 4, 5))
+    same_hidden = conv2d(x, of_table, bias1, ConnectionTable.full(4, 6),
                          activation="scaled_tanh")
     same_output = dense(same_hidden, weight2, bias2, activation="scaled_tanh")
     assert oracle.relative_error(get(backend, hidden), get(backend, same_hidden)) < 1e-14

@@ -8,16 +8,15 @@ from gpucnn.backends.cpu.arrays import matmul, sum_rows
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+from gpucnn.connections import ConnectionTable
 
 
 def covers(layer):
-    """Whether a convolution is a dense layer over its whole input: a full table, listed by input
-    map, and a kernel as large as the maps."""
+    """Whether a convolution is a dense layer over its whole input: a full table in its usual
+    order, and a kernel as large as the maps."""
     table, options = layer.connections, layer.options
     return (options["kernel_size"] == layer.input_shape[1:] and options["padding"] == (0, 0)
-            and table.n_connections == table.in_maps * table.out_maps
-            and np.array_equal(table.pairs[0] * table.out_maps + table.pairs[1],
-                               np.arange(table.n_connections)))
+            and table == ConnectionTable.full(table.in_maps, table.out_maps))
 
 
 class Dense(Step):
@@ -29,12 +28,8 @@ class Dense(Step):
         self.out_features = layer.output_shape[0]
         self.layout = Layout(self.out_features, size, scale=self.squash.scale)
         self.positions = prod(size)
-        if layer.op == "conv2d":
-            self.kind, self.in_maps = "conv2d over whole maps", layer.input_shape[0]
-            self.in_features = prod(layer.input_shape)
-        else:
-            self.kind = "dense"
-            self.in_features = self.in_maps = layer.input_shape[0]
+        self.kind = "dense" if layer.op == "dense" else "conv2d over whole maps"
+        self.in_features = layer.parameters[0].size // self.out_features
         self._factor = input_scale * self.squash.slope
         self._weight_slot, *bias = layer.parameters
         self._bias_slot = bias[0] if bias else None
@@ -58,13 +53,13 @@ class Dense(Step):
     # -- weights -------------------------------------------------------------------------------
 
     def prepare(self, parameters):
-        np.multiply(self._stored(parameters), self._factor, out=self._by_map(self.weight))
+        np.multiply(_of(self._weight_slot, parameters), self._factor, out=self.weight.reshape(-1))
         if self._bias_slot is not None:
             np.multiply(_of(self._bias_slot, parameters), self.squash.slope, out=self.bias[:, 0])
 
     def finish(self, sums, gradients):
         weight, bias = self.split(sums)
-        np.multiply(self._by_map(weight), self._factor, out=self._stored(gradients))
+        np.multiply(weight.reshape(-1), self._factor, out=_of(self._weight_slot, gradients))
         if self._bias_slot is not None:
             np.multiply(bias, self.squash.slope, out=_of(self._bias_slot, gradients))
 
@@ -73,17 +68,6 @@ class Dense(Step):
         size = self._weight_slot.size
         weight = sums[:size].reshape(self.out_features, self.in_features)
         return weight, sums[size:] if self._bias_slot is not None else None
-
-    def _by_map(self, matrix):
-        """(out_features, in_maps, pixels)."""
-        return matrix.reshape(self.out_features, self.in_maps, -1)
-
-    def _stored(self, flat):
-        """A view (out_features, in_maps, pixels) of the weights as a network stores them."""
-        weight = _of(self._weight_slot, flat)
-        if self.kind == "dense":
-            return self._by_map(weight)
-        return weight.reshape(self.in_maps, self.out_features, -1).swapaxes(0, 1)
 
     def bind(self, lane, x):
         return DenseRun(self, lane, x)

@@ -1,0 +1,168 @@
+"""The peers of the benchmarks compute what this library computes, whatever its layers' options."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import ours, peers_jax, peers_seed, peers_torch
+from benchmarks.jax_layers import Form
+from benchmarks.sides import PEERS, BenchmarkError, supports
+from benchmarks.task import PredictionTask, Task
+from gpucnn import ConnectionTable, Conv2d, Dataset, Dense, Flatten, MaxPool2d, Network, Subsample2d
+
+TOLERANCE = 2e-5
+FORMS = [Form(columns, maps_last) for columns in (False, True) for maps_last in (False, True)]
+MODULES = {"torch": (peers_torch, "torch"), "jax": (peers_jax, "jax"),
+           "seed": (peers_seed, "scipy.signal")}
+
+
+class OddTask(Task):
+    """Every layer, with the options and activations that the benchmarks' models leave out; trained
+    at the rate of the model that is named."""
+
+    def network(self, device="cpu"):
+        return Network([
+            Conv2d(2, 4, 3, padding=1, stride=(2, 1), activation="tanh",
+                   connections=ConnectionTable.random(2, 4, density=0.7, seed=1)),
+            MaxPool2d(2, stride=1),
+            Conv2d(4, 5, (3, 2), bias=False, activation="sigmoid"),
+            Subsample2d(5, (2, 3), stride=2, trainable=False),
+            Dense(5, 6, activation="relu"),
+            MaxPool2d((1, 2)),
+            Subsample2d(6, (1, 2), stride=1),
+            Conv2d(6, 7, (2, 1)),
+            Flatten(),
+            Dense(7, 10, activation="identity"),
+        ], (2, 13, 12), seed=3, device=device)
+
+    def dataset(self):
+        generator = np.random.default_rng(0)
+        return Dataset(generator.integers(0, 256, (40, 2, 10, 12), np.uint8),
+                       generator.integers(0, 10, 40), classes=10)
+
+
+def check_training(module, task, steps=4, **keywords):
+    """The same initial parameters, losses and trained parameters as ours."""
+    reference, peer = ours.Trainer(task), module.Trainer(task, **keywords)
+    before = peer.parameters()
+    assert set(before) == set(reference.parameters())
+    for name, values in reference.parameters().items():
+        np.testing.assert_array_equal(before[name], values, name)
+    np.testing.assert_allclose(peer.losses(steps), reference.losses(steps), rtol=TOLERANCE)
+    after = peer.parameters()
+    for name, values in reference.parameters().items():
+        difference = np.linalg.norm(after[name] - values) / np.linalg.norm(values)
+        assert difference < TOLERANCE, name
+    return reference, peer
+
+
+# -- training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [OddTask("lenet5", 3), Task("two_stage", 4)],
+                         ids=["odd", "two_stage"])
+def test_pytorch_trains_the_same_numbers(task):
+    pytest.importorskip("torch")
+    check_training(peers_torch, task)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_jax_trains_the_same_numbers_in_every_form(form):
+    pytest.importorskip("jax")
+    check_training(peers_jax, OddTask("lenet5", 3), scan=False, form=form)
+
+
+@pytest.mark.parametrize("model", ["two_stage", "relu_net"])
+def test_jax_trains_the_same_numbers_by_a_scan(model):
+    pytest.importorskip("jax")
+    check_training(peers_jax, Task(model, 2), scan=True, form=Form(columns=True))
+
+
+def test_jax_trains_whole_scans_then_batches_then_the_samples_left_over():
+    pytest.importorskip("jax")
+    reference, peer = check_training(peers_jax, OddTask("lenet5", 64), 1, scan=True, form=Form(True))
+    assert peer.unit == 4 * 64
+    for side in (reference, peer):
+        side.run(peer.unit + 64 + 5)
+    after = peer.parameters()
+    for name, values in reference.parameters().items():
+        np.testing.assert_allclose(after[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("task", [OddTask("lenet5", 1), Task("two_stage", 1), Task("relu_net", 1)],
+                         ids=["odd", "two_stage", "relu_net"])
+def test_the_seed_algorithm_trains_the_same_numbers(task):
+    pytest.importorskip("scipy")
+    check_training(peers_seed, task)
+
+
+def test_a_table_s_absent_connections_stay_out_of_training():
+    pytest.importorskip("jax")
+    trainer = peers_jax.Trainer(OddTask("lenet5", 3), scan=False, form=Form())
+    trainer.losses(2)
+    weight = np.asarray(trainer._state[0]["conv2d1"]["weight"])
+    joined = OddTask("lenet5", 3).network().layers[0].connections.matrix.T
+    assert not weight[~joined].any() and weight[joined].all()
+
+
+# -- inference ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "keywords"), [
+    ("torch", {"batch_size": 16}), ("jax", {"batch_size": 16, "form": Form(maps_last=True)}),
+], ids=["torch", "jax"])
+@pytest.mark.parametrize("model", ["two_stage", "relu_net"])
+def test_predictors_give_our_labels(model, name, keywords):
+    module, package = MODULES[name]
+    pytest.importorskip(package)
+    task = PredictionTask(model, 40, Task(model, 1, seed=5).network().parameter_values())
+    labels = ours.Predictor(task).labels()
+    assert labels.shape == (40,)
+    assert np.mean(module.Predictor(task, **keywords).labels() == labels) >= 0.95
+
+
+# -- settings and what is missing --------------------------------------------------------------
+
+
+def test_pytorch_is_tried_with_one_thread_and_with_all_cores():
+    assert {"threads": 1} in peers_torch.settings("cpu", cores=8).values()
+    assert {"threads": 8} in peers_torch.settings("cpu", cores=8).values()
+    assert len(peers_torch.settings("cuda", cores=8)) == 1
+    threads = {keywords["threads"]
+               for keywords in peers_torch.prediction_settings("cpu", cores=8).values()}
+    assert threads == {1, 8}
+    assert len(peers_torch.prediction_settings("cpu", cores=1)) == 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_jax_is_tried_with_a_scan_and_with_a_call_for_each_batch(device):
+    scans = [keywords["scan"] for keywords in peers_jax.settings(device, cores=2).values()]
+    assert True in scans and False in scans
+
+
+def test_only_the_seed_algorithm_leaves_tasks_out():
+    tasks = [Task("lenet5", 1), Task("lenet5", 16), Task("lenet5", 1, "cuda")]
+    assert [supports("seed", task) for task in tasks] == [True, False, False]
+    assert all(supports(name, task) for name in PEERS if name != "seed" for task in tasks)
+    with pytest.raises(BenchmarkError, match="expected batch size 1 on the CPU, got batch size 16"):
+        peers_seed.Trainer(tasks[1])
+
+
+@pytest.mark.parametrize(("name", "wanted"), [
+    ("torch", r"PyTorch to be installed \(pip install torch"),
+    ("jax", r"JAX to be installed \(pip install jax"),
+    ("seed", r"SciPy to be installed \(pip install scipy")])
+def test_a_missing_package_is_an_error_that_says_what_to_install(name, wanted, monkeypatch):
+    module, package = MODULES[name]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BenchmarkError, match=f"peer {name}: expected {wanted}"):
+        module.Trainer(Task("lenet5", 1))
+
+
+def test_jax_without_the_device_is_an_error_that_names_it():
+    jax = pytest.importorskip("jax")
+    if any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("this JAX has a GPU")
+    with pytest.raises(BenchmarkError, match="expected a JAX with device 'cuda:1'"):
+        peers_jax.Trainer(Task("lenet5", 1, "cuda:1"))
