@@ -127,9 +127,8 @@ class Conv2dRun(Run):
         self._x = x
         self._padding = step.padding
         self._source = lane.zeros(self._padded(x.shape)) if any(step.padding) else x
-        self.output = lane.empty(step.layout.shape(lane.samples))
-        self._grad_source = self._grad_output = None
-        maps_by_rows = self.output.reshape(step.layout.maps, prod(step.windows.slab_rows), -1)
+        self._grad_source = self._grad = None
+        maps_by_rows = self._make_output(step)
         windows, first = self._windows.view(self._source), 0
         self._parts = []
         for stack, matrix in zip(step.grouping.stacks, step.matrices, strict=True):
@@ -137,24 +136,36 @@ class Conv2dRun(Run):
             self._parts.append(_Part(step, lane, stack, matrix, windows, maps_by_rows, place))
             first = place.stop
 
+    def _make_output(self, step):
+        """Set `output`, and `_stored` on which the activation works; the matrices of products
+        (output maps, slab rows, columns) within."""
+        self.output = self._stored = self._lane.empty(step.layout.shape(self._lane.samples))
+        return self.output.reshape(step.layout.maps, prod(step.windows.slab_rows), -1)
+
     def forward(self):
         if self._source is not self._x:
             np.copyto(self._inner(self._source), self._x)
         for part in self._parts:
             part.forward()
-        self._squash.forward(self.output)
+        self._squash.forward(self._stored)
 
     def bind_backward(self, grad_output, needs_grad_input):
-        self._grad_output = grad_output
+        self._grad = grad_output
         if needs_grad_input:
-            self._grad_source = self._lane.empty(self._source.shape)
+            self._grad_source = self._like_source()
             self.grad_input = self._inner(self._grad_source)
-            windows = self._windows.view(self._grad_source)
-            for part in self._parts:
-                part.bind_grad_input(windows)
+            self._bind_grad_source()
+
+    def _like_source(self):
+        return self._lane.zeros(self._source.shape)
+
+    def _bind_grad_source(self):
+        windows = self._windows.view(self._grad_source)
+        for part in self._parts:
+            part.bind_grad_input(windows)
 
     def backward(self, sums, first):
-        self._squash.backward(self.output, self._grad_output)
+        self._squash.backward(self._stored, self._grad)
         if self._grad_source is not None:
             self._grad_source.fill(0)
         for part in self._parts:
@@ -176,6 +187,7 @@ class _Part:
     def __init__(self, step, lane, stack, matrix, windows, maps_by_rows, place):
         groups, rows, width = matrix.shape
         columns = maps_by_rows.shape[2]
+        self.inputs = stack.inputs
         self._lane = lane
         self._stack = stack
         self._matrix = matrix
@@ -193,6 +205,7 @@ class _Part:
         self._is_apart = self._product is None
         if self._is_apart:
             self._product = lane.empty((groups, rows, columns))
+        self._grad_columns = None
         self._additions = ()
 
     def forward(self):
@@ -208,10 +221,14 @@ class _Part:
         """Prepare for the gradient by the input, whose array has these `windows`."""
         groups, _, columns = self._columns.shape
         shape = groups, self._window_matrix.shape[1], columns
-        self._grad_columns = self._lane.scratch(shape, offset=self._matrix.size)
+        self.bind_grad_columns(self._lane.scratch(shape, offset=self._matrix.size))
         self._additions = [(pixels[place], term[place])
                            for term, pixels in self._pairs(self._grad_columns, windows)
                            for place in _without_overlap(pixels.shape)]
+
+    def bind_grad_columns(self, grad_columns):
+        """Take the array for the gradient by the columns, ones apart."""
+        self._grad_columns = grad_columns
 
     def backward(self, sums, first):
         """Add the gradient by the weights to `sums`, that by the columns to the input's."""
@@ -224,10 +241,10 @@ class _Part:
         np.matmul(self._columns, self._product.swapaxes(1, 2), out=term)
         if not first:
             gradient += term
-        if self._additions:
+        if self._grad_columns is not None:
             np.matmul(self._window_matrix, self._product, out=self._grad_columns)
-            for pixels, term in self._additions:
-                pixels += term
+        for pixels, term in self._additions:
+            pixels += term
 
     def _by_map(self):
         return self._product.reshape(*self._stack.outputs.shape, -1, self._product.shape[2])

@@ -53,15 +53,17 @@ class Dense(Step):
     # -- weights -------------------------------------------------------------------------------
 
     def prepare(self, parameters):
-        np.multiply(_of(self._weight_slot, parameters), self._factor, out=self.weight.reshape(-1))
+        np.multiply(slot_of(self._weight_slot, parameters), self._factor,
+                    out=self.weight.reshape(-1))
         if self._bias_slot is not None:
-            np.multiply(_of(self._bias_slot, parameters), self.squash.slope, out=self.bias[:, 0])
+            np.multiply(slot_of(self._bias_slot, parameters), self.squash.slope,
+                        out=self.bias[:, 0])
 
     def finish(self, sums, gradients):
         weight, bias = self.split(sums)
-        np.multiply(weight.reshape(-1), self._factor, out=_of(self._weight_slot, gradients))
+        np.multiply(weight.reshape(-1), self._factor, out=slot_of(self._weight_slot, gradients))
         if self._bias_slot is not None:
-            np.multiply(bias, self.squash.slope, out=_of(self._bias_slot, gradients))
+            np.multiply(bias, self.squash.slope, out=slot_of(self._bias_slot, gradients))
 
     def split(self, sums):
         """(gradient by the weight matrix, gradient by the bias or None) within the sums."""
@@ -114,5 +116,6 @@ class DenseRun(Run):
             sum_rows(self._stored, bias)
 
 
-def _of(slot, flat):
+def slot_of(slot, flat):
+    """A slot's part of a flat array of parameters."""
     return flat[slot.offset:slot.offset + slot.size]

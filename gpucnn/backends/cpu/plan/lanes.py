@@ -2,7 +2,9 @@
 
 from itertools import pairwise
 
-from gpucnn.backends.cpu.plan.answers import Answers
+import numpy as np
+
+from gpucnn.backends.cpu.plan.answers import Answers, OneAnswer
 from gpucnn.backends.cpu.plan.images import Images
 from gpucnn.backends.cpu.plan.step import Lane
 
@@ -52,10 +54,11 @@ class TrainingLane(InferenceLane):
     """Forward, loss and backward."""
 
     training = True
+    answers_of = Answers
 
     def __init__(self, lowering, samples, dtype, input_range, loss, backend):
         super().__init__(lowering, samples, dtype, input_range)
-        self.answers = Answers(self.lane, self.output, loss, backend)
+        self.answers = self.answers_of(self.lane, self.output, loss, backend)
         self.places = lowering.places()
         grad = self.answers.grad_output
         for number in reversed(range(len(self.runs))):
@@ -68,6 +71,29 @@ class TrainingLane(InferenceLane):
         self.answers.evaluate(labels[order], samples, totals)
         for run, place in zip(reversed(self.runs), reversed(self.places), strict=True):
             run.backward(sums[place], first)
+
+
+class OnlineLane(TrainingLane):
+    """One sample's; images are gathered many at a time, for the steps to come."""
+
+    answers_of = OneAnswer
+
+    def __init__(self, lowering, dtype, input_range, loss, backend):
+        super().__init__(lowering, 1, dtype, input_range, loss, backend)
+        self._x = self.images.output[:, 0, 0, 0, 0, :, :, 0]
+        self._forward = [run.forward for run in self.runs]
+        self._backward = [(run.backward, place) for run, place in zip(self.runs, self.places,
+                                                                      strict=True)][::-1]
+
+    def train_one(self, x, label, sums, totals):
+        """The gradients for an input x (maps, height, width), written to `sums`; the loss."""
+        np.copyto(self._x, x)
+        for forward in self._forward:
+            forward()
+        loss = self.answers.answer(label, totals)
+        for backward, place in self._backward:
+            backward(sums[place], True)
+        return loss
 
 
 class Lanes:

@@ -1,11 +1,13 @@
 """From a network's layers to the steps of a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from gpucnn.backends.cpu.plan.conv2d import Conv2d
 from gpucnn.backends.cpu.plan.dense import Dense, covers
 from gpucnn.backends.cpu.plan.layout import Layout
+from gpucnn.backends.cpu.plan.online import DirectDense, WideConv2d, WideSubsample2d
 from gpucnn.backends.cpu.plan.plain_op import PlainOp
 from gpucnn.backends.cpu.plan.pooling import SlabMaxPool2d, SlabSubsample2d
 from gpucnn.backends.cpu.plan.tables import groupings
@@ -14,6 +16,7 @@ from gpucnn.backends.cpu.plan.windows import Windows
 from gpucnn.shapes import window_positions
 
 ONE = (1, 1)
+SAMPLES = 32  # that share the cost of a call, as estimates have it
 
 
 @dataclass(frozen=True)
@@ -40,31 +43,71 @@ class Lowering:
 def lower(layers, input_shape, dtype):
     """The `Lowering` of a chain of `LayerProgram`s for images of `input_shape`."""
     roles = [_role(layers, number) for number in range(len(layers))]
-    windows, phases = _windows(layers, roles, input_shape)
+    windows, phases = _windows(layers, roles)
     scaled = _scaled(roles)
     input_layout = layout = Layout(input_shape[0], input_shape[1:], phases=phases[0])
     steps = []
     for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
-        keeps = scaled[number + 1]
+        common = {"scaled": scaled[number + 1], "dtype": dtype}
         if role == "conv2d":
             way, ways = windows[number]
             used = tuple(map(int.__mul__, way[0].cells, way[0].slabs))
             out = Layout(layer.output_shape[0], used, way[0].slabs, way[0].out_phases)
-            step = Conv2d(layer, layout.scale, out, *way, ways, scaled=keeps, dtype=dtype)
-        elif role == "dense":
-            step = Dense(layer, layout.scale, layer.output_shape[1:] or ONE, scaled=keeps,
-                         dtype=dtype)
+            step = Conv2d(layer, layout.scale, out, *way, ways, **common)
         elif role == "slab subsample2d":
-            step = SlabSubsample2d(layer, layout, phases[number + 1], scaled=keeps, dtype=dtype)
+            step = SlabSubsample2d(layer, layout, phases[number + 1], **common)
         elif role == "slab max_pool2d":
             step = SlabMaxPool2d(layer, layout, phases[number + 1])
-        elif role == "flatten":
-            step = Flatten(layer, layout.scale)
         else:
-            step = PlainOp(layer, dtype=dtype)
+            step = _of_any_plan(layer, role, layout.scale, **common)
         steps.append(step)
         layout = step.layout
     return Lowering(tuple(steps), input_layout)
+
+
+def lower_online(layers, input_shape, parameters, gradients):
+    """The `Lowering` for one sample at a time, on a network's own flat arrays."""
+    roles = [_online_role(layers, number) for number in range(len(layers))]
+    scaled = _scaled(roles)
+    input_layout = layout = Layout(input_shape[0], input_shape[1:])
+    steps, pitch = [], input_shape[2]
+    for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
+        common = {"scaled": scaled[number + 1], "dtype": parameters.dtype}
+        if role in ("conv2d", "wide conv2d"):
+            pitch += 2 * layer.options["padding"][1]
+            out = Layout(layer.output_shape[0], layer.output_shape[1:])
+            windows = Windows(layer.options["kernel_size"], layer.options["stride"], out.size,
+                              ONE, ONE, ONE, True)
+            if role == "wide conv2d":
+                windows = replace(windows, run=(out.size[0] - 1) * pitch + out.size[1])
+                compact = roles[number + 1:] == [] or not roles[number + 1].startswith("wide")
+                make = partial(WideConv2d, compact=compact)
+            else:
+                make, compact = Conv2d, True
+            ways = groupings(layer.connections, windows, samples=1)
+            step = make(layer, layout.scale, out, windows, ways[0],
+                        [(way.name, way.seconds) for way in ways], **common)
+            pitch = out.size[1] if compact else pitch
+        else:
+            if role == "wide subsample2d":
+                step = WideSubsample2d(layer, layout.scale, **common)
+            elif role == "direct dense":
+                step = DirectDense(layer, layout.scale, parameters, gradients,
+                                   scaled=common["scaled"])
+            else:
+                step = _of_any_plan(layer, role, layout.scale, **common)
+            pitch = step.layout.size[1]
+        steps.append(step)
+        layout = step.layout
+    return Lowering(tuple(steps), input_layout)
+
+
+def _of_any_plan(layer, role, input_scale, *, scaled, dtype):
+    if role == "dense":
+        return Dense(layer, input_scale, layer.output_shape[1:] or ONE, scaled=scaled, dtype=dtype)
+    if role == "flatten":
+        return Flatten(layer, input_scale)
+    return PlainOp(layer, dtype=dtype)
 
 
 def _role(layers, number):
@@ -81,6 +124,19 @@ def _role(layers, number):
     return layer.op
 
 
+def _online_role(layers, number):
+    """How a layer will be computed one sample at a time."""
+    layer = layers[number]
+    role = _role(layers, number)
+    if role == "conv2d" and layer.options["stride"] == ONE:
+        return "wide conv2d"
+    if role == "dense" and prod(layer.output_shape[1:]) == 1:
+        return "direct dense"
+    if layer.op == "subsample2d" and layer.options["pool_size"] == layer.options["stride"]:
+        return "wide subsample2d"
+    return role if role in ("conv2d", "dense", "flatten") else "plain"
+
+
 def _scaled(roles):
     """For each boundary, the network's input first, whether whoever reads it multiplies by the
     scale; the loss does not."""
@@ -91,7 +147,7 @@ def _scaled(roles):
     return scaled[::-1]
 
 
-def _windows(layers, roles, input_shape):
+def _windows(layers, roles):
     """The way chosen for each convolution, with all that were considered, and the phases of each
     boundary: from the last layer to the first, since the reader decides."""
     chosen, phases = {}, [ONE] * (len(layers) + 1)
@@ -120,7 +176,7 @@ def _ways(layer, slabs, out_phases, can_split):
         if aligned and can_split and padding == (0, 0):
             windows = Windows(kernel, stride, cells, slabs, out_phases,
                               tuple(map(_split, windows.pitch, windows.reach, size)), aligned)
-        for grouping in groupings(layer.connections, windows):
+        for grouping in groupings(layer.connections, windows, SAMPLES):
             yield windows, grouping
 
 

@@ -12,7 +12,6 @@ CALL = 1.5e-6
 
 CALLS_OF_A_PRODUCT = 8     # NumPy calls for one product, forward and backward
 LEAST_ROWS = 4             # a product with fewer rows takes as long as with this many
-SAMPLES = 32               # those that share the cost of a call
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Grouping:
     seconds: float
 
 
-def groupings(connections, windows):
-    """Every way that is considered, the cheapest first."""
+def groupings(connections, windows, samples):
+    """Every way that is considered, the cheapest first; `samples` share the cost of a call."""
     matrix = connections.matrix != 0
     everything = np.arange(connections.in_maps), np.arange(connections.out_maps)
     ways = {"one dense product": [everything],
@@ -44,7 +43,7 @@ def groupings(connections, windows):
     for name, groups in ways.items():
         stacks = _stacked(groups)
         if len(groups) not in seen:  # fewer ways than names: a full table has one
-            found.append(Grouping(name, stacks, _seconds(stacks, windows)))
+            found.append(Grouping(name, stacks, _seconds(stacks, windows, samples)))
         seen.add(len(groups))
     return sorted(found, key=lambda way: way.seconds)
 
@@ -62,7 +61,7 @@ def runs(maps):
     return found
 
 
-def _seconds(stacks, windows):
+def _seconds(stacks, windows, samples):
     """Products forward, by weights and by inputs; columns copied, and added back."""
     seconds = 0.0
     pixels = windows.slab_rows[0] * windows.slab_rows[1]
@@ -71,7 +70,7 @@ def _seconds(stacks, windows):
         rows = max(LEAST_ROWS, stack.outputs.shape[1] * pixels)
         numbers = n_inputs * windows.area * windows.columns
         seconds += groups * numbers * (3 * rows * MULTIPLY_ADD + 3 * MOVED_NUMBER)
-        seconds += CALLS_OF_A_PRODUCT * CALL / SAMPLES
+        seconds += CALLS_OF_A_PRODUCT * CALL / samples
     return seconds
 
 

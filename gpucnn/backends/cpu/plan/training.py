@@ -1,15 +1,18 @@
-"""Training steps: micro-batches over worker threads, gradients summed in a fixed order."""
+"""Training steps: micro-batches over worker threads, or one sample at a time."""
 
 import numpy as np
 
 from gpucnn.backends.base import CompiledStep
 from gpucnn.backends.cpu.plan.explain import explain
-from gpucnn.backends.cpu.plan.lanes import Lanes, TrainingLane, micro_batch, parts
-from gpucnn.backends.cpu.plan.lowering import lower
+from gpucnn.backends.cpu.plan.images import ImagesAhead
+from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch, parts
+from gpucnn.backends.cpu.plan.lowering import lower, lower_online
+from gpucnn.backends.cpu.plan.step import Step
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
 
 MOST_GROUPS = 8
+IMAGES_AHEAD = 64  # gathered at once for steps of one sample
 
 
 class CpuStep(CompiledStep):
@@ -25,14 +28,26 @@ class CpuStep(CompiledStep):
         self.parameters = parameters
         self.backend = backend
         self._gradients = gradients
-        self.lowering = lower(program.layers, program.input_shape, program.dtype)
-        self.micro_batch = micro_batch(self.lowering.steps, parameters.itemsize)
-        self._workers = Workers(usable_threads(threads))
+        self.lowering = self._lower()
+        self.micro_batch = self._micro_batch()
         most = len(parts(program.batch_size, self.micro_batch))
-        self.sums = np.zeros((min(most, MOST_GROUPS), self.lowering.gradient_size),
-                              parameters.dtype)
+        groups = len(_groups(most))
+        self._workers = Workers(min(groups, usable_threads(threads)))
+        self.sums = np.zeros((groups, self.lowering.gradient_size), parameters.dtype)
         self._totals = np.zeros((most, 3))
         self._lanes = Lanes(self.new_lane)
+
+    def _lower(self):
+        return lower(self.program.layers, self.program.input_shape, self.parameters.dtype)
+
+    def _micro_batch(self):
+        return micro_batch(self.lowering.steps, self.parameters.itemsize)
+
+    def new_lane(self, samples):
+        """The memory and runs for parts of so many samples."""
+        program = self.program
+        return TrainingLane(self.lowering, samples, self.parameters.dtype, program.input_range,
+                            program.loss, self.backend)
 
     @property
     def threads(self):
@@ -44,24 +59,24 @@ class CpuStep(CompiledStep):
             return explain(self, profile)
 
     def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
+        size = self.program.batch_size
         with one_blas_thread(always=True):
-            size = self.program.batch_size
             for number, first in enumerate(range(0, len(order), size)):
                 batch = slice(first, min(first + size, len(order)))
-                self._train(images, labels, order[batch], None if shifts is None else shifts[batch],
-                            loss, totals)
+                self._add_up(images, labels, order[batch],
+                             None if shifts is None else shifts[batch], loss, totals)
                 self.program.optimizer.update(self.backend, self.parameters, self._gradients,
-                                               state, scalars[number])
+                                              state, scalars[number])
                 if progress is not None:
                     progress(batch.stop - batch.start)
 
-    def _train(self, images, labels, order, shifts, loss, totals):
+    def _add_up(self, images, labels, order, shifts, loss, totals):
         """The gradients of one batch."""
         samples = len(order)
         for step in self.lowering.steps:
             step.prepare(self.parameters)
         pieces = parts(samples, self.micro_batch)
-        groups = parts(len(pieces), -(-len(pieces) // MOST_GROUPS))
+        groups = _groups(len(pieces))
         self._totals[:len(pieces)] = 0
 
         def add_up(worker, group):
@@ -82,8 +97,58 @@ class CpuStep(CompiledStep):
         loss[0] = batch_totals[0] / samples
         totals += batch_totals
 
+
+class OnlineStep(CpuStep):
+    """Steps of one sample each, in one thread: as few NumPy calls as can be."""
+
+    def __init__(self, program, parameters, gradients, backend):
+        super().__init__(program, parameters, gradients, backend, threads=1)
+        self._lane = self.new_lane(1)
+        places = self.lowering.places()
+        self._preparing = [step.prepare for step in self.lowering.steps
+                           if type(step).prepare is not Step.prepare]
+        self._finishing = [(step.finish, self.sums[0, place])
+                           for step, place in zip(self.lowering.steps, places, strict=True)
+                           if type(step).finish is not Step.finish]
+        self._images = ImagesAhead(IMAGES_AHEAD, self.lowering.input_layout, program.input_range,
+                                   parameters.dtype)
+
+    def _lower(self):
+        return lower_online(self.program.layers, self.program.input_shape, self.parameters,
+                            self._gradients)
+
+    def _micro_batch(self):
+        return 1
+
     def new_lane(self, samples):
-        """The memory and runs for parts of so many samples."""
         program = self.program
-        return TrainingLane(self.lowering, samples, self.parameters.dtype, program.input_range,
-                            program.loss, self.backend)
+        return OnlineLane(self.lowering, self.parameters.dtype, program.input_range, program.loss,
+                          self.backend)
+
+    def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
+        with one_blas_thread(always=True):
+            for first in range(0, len(order), IMAGES_AHEAD):
+                ahead = slice(first, min(first + IMAGES_AHEAD, len(order)))
+                inputs = self._images.gather(images, order[ahead],
+                                             None if shifts is None else shifts[ahead])
+                for x, label, now in zip(inputs, labels[order[ahead]].tolist(), scalars[ahead],
+                                         strict=True):
+                    loss[0] = self._add_up_one(x, label, totals)
+                    self.program.optimizer.update(self.backend, self.parameters, self._gradients,
+                                                  state, now)
+                    if progress is not None:
+                        progress(1)
+
+    def _add_up_one(self, x, label, totals):
+        """The gradients of one sample; its loss."""
+        for prepare in self._preparing:
+            prepare(self.parameters)
+        loss = self._lane.train_one(x, label, self.sums[0], totals)
+        for finish, sums in self._finishing:
+            finish(sums, self._gradients)
+        return loss
+
+
+def _groups(pieces):
+    """Slices of neighbouring parts, at most `MOST_GROUPS` of them."""
+    return parts(pieces, -(-pieces // MOST_GROUPS))
