@@ -131,7 +131,7 @@ class Predictor:
         self._device = torch.device(task.device)
         self._batch_size = batch_size
         network, images = task.network(), task.images()
-        self._steps = torch_layers(torch, network, self._device)
+        self._steps = torch_layers(torch, network, self._device, training=False)
         self._low, self._scale = _scaling(network)
         self._margins = _margins(network, images.shape[1:])
         self._images = torch.from_numpy(images)

@@ -22,8 +22,6 @@ class Task:
     seed: int = 0
     momentum: float = 0.9
 
-    agreement = staticmethod(same_training)
-
     @property
     def size(self):
         """What the task's row is called in a table."""
@@ -51,6 +49,10 @@ class Task:
         """What does the task in a side's process."""
         return side.Trainer(self, **keywords)
 
+    def agreement(self, sides):
+        """How far the sides' processes are apart; raises `BenchmarkError` if too far."""
+        return same_training(sides, MODELS[self.model].tolerance)
+
     def network(self, device="cpu"):
         """The network with its initial values, which are the same on every device."""
         return MODELS[self.model].build(seed=self.seed, device=device)
@@ -74,8 +76,6 @@ class PredictionTask:
     parameters: dict
     device: str = "cpu"
 
-    agreement = staticmethod(same_labels)
-
     @property
     def size(self):
         return self.n_images
@@ -89,6 +89,9 @@ class PredictionTask:
 
     def worker(self, side, keywords):
         return side.Predictor(self, **keywords)
+
+    def agreement(self, sides):
+        return same_labels(sides)
 
     def network(self, device="cpu"):
         """The network with the task's parameters."""

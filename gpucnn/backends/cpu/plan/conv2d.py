@@ -1,13 +1,14 @@
 """Convolution: windows copied to columns, then matrix products, pooling cells side by side."""
 
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
 from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
 
 
@@ -32,9 +33,13 @@ class Conv2d(Step):
         self._factors = input_scale * self.squash.slope, self.squash.slope
         self._index = [self._weight_index(layer, stack) for stack in grouping.stacks]
         self.gradient_size = sum(index.size for index in self._index)
-        self._positions = self._gradient_positions()
         self._source = np.zeros(sum(slot.size for slot in self._slots) + 1, dtype)
         self.matrices = [np.empty(index.shape, dtype) for index in self._index]
+        self._positions = self._gradient_positions()
+        self._terms = np.empty(self._positions.shape, dtype)
+        ends = np.cumsum([0] + [slot.size for slot in self._slots])
+        self._source_places = [slice(*both) for both in pairwise(ends.tolist())]
+        self._is_plain = self._matrix_is_the_weights()
 
     def describe(self):
         pixels = "pooling cells" if self.windows.aligned else "pixels"
@@ -56,24 +61,36 @@ class Conv2d(Step):
     # -- weights -------------------------------------------------------------------------------
 
     def prepare(self, parameters):
-        offset = 0
-        for slot, factor in zip(self._slots, self._factors, strict=False):
-            np.multiply(parameters[slot.offset:slot.offset + slot.size], factor,
-                        out=self._source[offset:offset + slot.size])
-            offset += slot.size
+        if self._is_plain:
+            for slot, factor, target in zip(self._slots, self._factors, self._plain_parts(
+                    self.matrices[0][0]), strict=False):
+                np.multiply(slot_of(slot, parameters).reshape(target.shape), factor, out=target)
+            return
+        for slot, factor, place in zip(self._slots, self._factors, self._source_places,
+                                       strict=False):
+            np.multiply(slot_of(slot, parameters), factor, out=self._source[place])
         for index, matrix in zip(self._index, self.matrices, strict=True):
             np.take(self._source, index, out=matrix, mode="clip")
 
     def finish(self, sums, gradients):
-        offset = 0
-        terms = sums.take(self._positions, mode="clip")
-        total = terms[0]
-        for term in terms[1:]:
+        if self._is_plain:
+            matrix = sums.reshape(self.matrices[0].shape[:0:-1]).T
+            for slot, factor, part in zip(self._slots, self._factors, self._plain_parts(matrix),
+                                          strict=False):
+                np.multiply(part, factor, out=slot_of(slot, gradients).reshape(part.shape))
+            return
+        np.take(sums, self._positions, out=self._terms, mode="clip")
+        total, *others = self._terms
+        for term in others:
             total += term
-        for slot, factor in zip(self._slots, self._factors, strict=False):
-            np.multiply(total[offset:offset + slot.size], factor,
-                        out=gradients[slot.offset:slot.offset + slot.size])
-            offset += slot.size
+        for slot, factor, place in zip(self._slots, self._factors, self._source_places,
+                                       strict=False):
+            np.multiply(total[place], factor, out=slot_of(slot, gradients))
+
+    def _plain_parts(self, matrix):
+        """The weights (output maps, inputs) and the biases (output maps,) of one matrix."""
+        inputs = self._slots[0].size // len(matrix)
+        return matrix[:, :inputs], matrix[:, -1]
 
     def _weight_index(self, layer, stack):
         """Which of (weights, biases, 0) stands where in a stack's matrices (groups, rows, columns):
@@ -93,6 +110,14 @@ class Conv2d(Step):
             return index
         bias = np.repeat(n_weights + stack.outputs, slabs, axis=1)[:, :, None]
         return np.concatenate([index, bias], axis=2)
+
+    def _matrix_is_the_weights(self):
+        """Whether there is one matrix, whose rows are the weights as they are stored."""
+        index = self._index[0]
+        if len(self._index) > 1 or len(index) > 1 or self.gradient_size != self._source.size - 1:
+            return False
+        weights = index[0, :, :-1] if self.has_bias else index[0]
+        return np.array_equal(weights.reshape(-1), np.arange(weights.size))
 
     def _gradient_positions(self):
         """Where the sums of all runs (the stacks' transposed matrices, one behind the other) have

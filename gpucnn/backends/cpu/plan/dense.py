@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends.cpu.arrays import matmul, sum_rows
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
 from gpucnn.connections import ConnectionTable
 
 
@@ -114,8 +114,3 @@ class DenseRun(Run):
         matmul(self._stored, self._x.T, out=weight)
         if bias is not None:
             sum_rows(self._stored, bias)
-
-
-def slot_of(slot, flat):
-    """A slot's part of a flat array of parameters."""
-    return flat[slot.offset:slot.offset + slot.size]

@@ -9,12 +9,10 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpucnn.backends.cpu.arrays import sum_rows
 from gpucnn.backends.cpu.plan.conv2d import Conv2d, Conv2dRun
-from gpucnn.backends.cpu.plan.dense import slot_of
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
 
 
 def pitch_of(x):
@@ -159,20 +157,30 @@ class WideSubsample2dRun(Run):
         maps, (height, width) = step.layout.maps, step.layout.size
         pool_height, pool_width = step.pool_size
         pitch = pitch_of(x)
-        self._rows = wide(x)[:, :height * pool_height].reshape(
-            maps, height, pool_height, pitch, copy=False)
+        self._shape = maps, height, pool_height, pitch
+        rows = wide(x)[:, :height * pool_height].reshape(self._shape, copy=False)
+        self._rows = [rows[:, :, number] for number in range(pool_height)]
         self._row_sums = lane.empty((maps, height, pitch))
         column = np.arange(pitch)[:, None] // pool_width
         ones = (column == np.arange(width)).astype(lane.dtype)
         self._ones, self._ones_back = ones, np.ascontiguousarray(ones.T)
+        self._row_matrix = self._row_sums.reshape(-1, pitch)
+        self._one_each = np.ones(height * width, lane.dtype)
         self._sums = lane.empty((maps, height * width))
+        self._sum_matrix = self._sums.reshape(-1, width)
         self._stored = self.output.reshape(maps, height * width)
+        self._stored_matrix = self._stored.reshape(-1, width)
         self._spread = None
 
     def forward(self):
-        np.add.reduce(self._rows, axis=2, out=self._row_sums)
-        np.matmul(self._row_sums.reshape(-1, len(self._ones)), self._ones,
-                  out=self._sums.reshape(-1, self._ones.shape[1]))
+        first, *others = self._rows
+        if others:
+            np.add(first, others[0], out=self._row_sums)
+        else:
+            np.copyto(self._row_sums, first)
+        for row in others[1:]:
+            self._row_sums += row
+        np.dot(self._row_matrix, self._ones, out=self._sum_matrix)
         np.multiply(self._sums, self._step.coefficient, out=self._stored)
         self._stored += self._step.bias
         self._step.squash.forward(self._stored)
@@ -181,21 +189,19 @@ class WideSubsample2dRun(Run):
         self._grad_output = grad_output
         if needs_grad_input:
             self.grad_input = zeros_like(self._lane, self._x)
-            maps, height, pool_height, pitch = self._rows.shape
+            maps, height, pool_height, pitch = self._shape
             self._spread = wide(self.grad_input)[:, :height * pool_height].reshape(
-                self._rows.shape, copy=False)
+                self._shape, copy=False)
             self._expanded = self._row_sums.reshape(maps, height, 1, pitch)
 
     def backward(self, sums, first):
         step, dz = self._step, self._stored
         step.squash.backward(self.output, self._grad_output)
-        self._sums *= dz
-        sum_rows(self._sums, sums[:len(dz)])
-        sum_rows(dz, sums[len(dz):])
+        np.vecdot(self._sums, dz, out=sums[:len(dz)])
+        np.dot(dz, self._one_each, out=sums[len(dz):])
         if self._spread is not None:
             dz *= step.coefficient
-            np.matmul(dz.reshape(-1, self._ones.shape[1]), self._ones_back,
-                      out=self._row_sums.reshape(-1, len(self._ones)))
+            np.dot(self._stored_matrix, self._ones_back, out=self._row_matrix)
             np.copyto(self._spread, self._expanded)
 
 
@@ -242,7 +248,7 @@ class DirectDenseRun(Run):
 
     def forward(self):
         step, stored = self._step, self._stored
-        np.matmul(step.weight, self._x, out=stored)
+        np.dot(step.weight, self._x, out=stored)
         if step.input_scale != 1:
             stored *= step.input_scale
         if step.bias is not None:
@@ -269,4 +275,4 @@ class DirectDenseRun(Run):
         # A matrix product of inner length one takes NumPy's slow path; np.dot does not.
         np.dot(dz[:, None], self._x[None], out=step.grad_weight)
         if self._grad_source is not None:
-            np.matmul(dz, step.weight, out=self._grad_source)
+            np.dot(dz, step.weight, out=self._grad_source)

@@ -92,9 +92,8 @@ class SlabSubsample2dRun(Run):
     def backward(self, sums, first):
         step, dz = self._step, self._stored
         step.squash.backward(self.output, self._grad_output)
-        self._rows *= dz
         target = sums if first else np.empty_like(sums)
-        sum_rows(self._rows, target[:len(dz)])
+        np.vecdot(self._rows, dz, out=target[:len(dz)])
         sum_rows(dz, target[len(dz):])
         if not first:
             sums += target

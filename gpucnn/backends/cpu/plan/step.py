@@ -104,3 +104,8 @@ class Lane:
     def scratch(self, shape, offset=0):
         """An array of the shared memory, `offset` numbers behind its beginning."""
         return self._scratch[offset:offset + prod(shape)].reshape(shape)
+
+
+def slot_of(slot, flat):
+    """A slot's part of a flat array of parameters."""
+    return flat[slot.offset:slot.offset + slot.size]

@@ -1,0 +1,65 @@
+"""The options that the benchmarks' commands share, and their checks."""
+
+import argparse
+import re
+from pathlib import Path
+
+from benchmarks.models import MODELS
+
+
+def parser(prog, description, peers):
+    """A parser of the shared options; `peers` are the names that `--peer` knows."""
+    made = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    made.add_argument("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N")
+    made.add_argument("--peer", type=_some_of(peers), default=["torch"],
+                      help=f"whom to compare with, separated by commas: {', '.join(peers)} "
+                           f"(default: torch)")
+    made.add_argument("--model", choices=MODELS, default="lenet5")
+    made.add_argument("--seconds", type=_seconds, default=1.0,
+                      help="length of a window (default: 1)")
+    made.add_argument("--rounds", type=whole_number, default=7,
+                      help="windows of each side; medians are taken over them (default: 7)")
+    made.add_argument("--out", type=Path, metavar="FILE",
+                      help="write every window, the machine and the versions there, as JSON")
+    return made
+
+
+def whole_number(text):
+    """An option's whole number of at least 1."""
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def whole_numbers(text):
+    """An option's whole numbers of at least 1, separated by commas."""
+    if not re.fullmatch(r"0*[1-9]\d*(,0*[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"expected whole numbers of at least 1, separated by "
+                                         f"commas, got {text!r}")
+    return [int(word) for word in text.split(",")]
+
+
+def _some_of(known):
+    def names(text):
+        found = text.split(",")
+        if any(name not in known for name in found) or len(set(found)) < len(found):
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, separated by "
+                                             f"commas, got {text!r}")
+        return found
+    return names
+
+
+def _device(text):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    return text
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return seconds
