@@ -6,7 +6,10 @@ import numpy as np
 
 
 class Answers:
-    """The loss of a lane's outputs (classes, samples), and its gradient, by the backend's op."""
+    """The loss of a lane's outputs (classes, samples), and its gradient.
+
+    Labels out of range and outputs that are not finite are left to the backend's op.
+    """
 
     def __init__(self, lane, output, loss, backend):
         classes = output.shape[0]
@@ -16,12 +19,40 @@ class Answers:
         self._loss = loss
         self._backend = backend
         self._mean = lane.empty((1,))
+        self._columns = np.arange(lane.samples)
+        self._losses = {"cross_entropy": self._cross_entropy, "mse": self._mse}[loss.op]
 
     def evaluate(self, labels, samples, totals):
         """Fill `grad_output`, of the mean over a batch of `samples`; add to `totals`."""
+        if labels.min() >= 0 and labels.max() < len(self._scores):
+            loss = self._losses(labels, samples)
+            if isfinite(loss):
+                totals[0] += loss
+                totals[1] += np.count_nonzero(self._scores.argmax(axis=0) != labels)
+                return
         self._loss.evaluate(self._backend, self._scores.T, labels, grad_output=self._grad.T,
                             loss=self._mean, totals=totals)
         self._grad *= len(labels) / samples
+
+    def _cross_entropy(self, labels, samples):
+        grad = self._grad
+        np.subtract(self._scores, self._scores.max(axis=0), out=grad)
+        chosen = grad[labels, self._columns].sum(dtype=np.float64)
+        np.exp(grad, out=grad)
+        exponentials = grad.sum(axis=0)
+        loss = np.log(exponentials).sum(dtype=np.float64) - chosen
+        exponentials *= samples
+        grad /= exponentials
+        grad[labels, self._columns] -= 1 / samples
+        return loss
+
+    def _mse(self, labels, samples):
+        grad = self._grad
+        np.add(self._scores, self._loss.target, out=grad)
+        grad[labels, self._columns] -= 2 * self._loss.target
+        loss = 0.5 * np.einsum("cn,cn->", grad, grad, dtype=np.float64)
+        grad /= samples
+        return loss
 
 
 class OneAnswer(Answers):
@@ -30,7 +61,7 @@ class OneAnswer(Answers):
     def __init__(self, lane, output, loss, backend):
         super().__init__(lane, output, loss, backend)
         self._column = self._grad.reshape(-1)
-        self._evaluate = {"cross_entropy": _cross_entropy, "mse": _mse}[loss.op]
+        self._one_loss = {"cross_entropy": _cross_entropy, "mse": _mse}[loss.op]
 
     def evaluate(self, labels, samples, totals):
         self.answer(int(labels[0]), totals)
@@ -41,7 +72,7 @@ class OneAnswer(Answers):
         if not 0 <= label < len(scores) or not isfinite(sum(scores)):
             super().evaluate(np.array([label], np.int32), 1, totals)
             return self._mean[0]
-        loss, gradient = self._evaluate(scores, label, self._loss)
+        loss, gradient = self._one_loss(scores, label, self._loss)
         self._column[:] = gradient
         totals[0] += loss
         totals[1] += scores.index(max(scores)) != label

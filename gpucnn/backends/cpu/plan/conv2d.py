@@ -11,6 +11,9 @@ from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
 from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
 
+SMALL_MATRIX = 600  # numbers of weights
+CHUNK = 2048        # columns in a product with them
+
 
 class Conv2d(Step):
     """One convolution, in the cheapest of the ways that `candidates` found.
@@ -232,13 +235,20 @@ class _Part:
             self._product = lane.empty((groups, rows, columns))
         self._grad_columns = None
         self._additions = ()
+        self._chunked = _chunks(self._matrix, self._columns, self._product)
+        if self._chunked is not None and lane.training:
+            self._terms = lane.empty((len(self._chunked[0]), width, rows))
 
     def forward(self):
         for columns, windows in self._copies:
             np.copyto(columns, windows)
         if self._bias_row and not self._is_kept:
             self._columns[:, -1] = 1
-        np.matmul(self._matrix, self._columns, out=self._product)
+        if self._chunked is not None:
+            columns, product = self._chunked
+            np.matmul(self._matrix[0], columns, out=product)
+        else:
+            np.matmul(self._matrix, self._columns, out=self._product)
         if self._is_apart:
             self._maps[self._stack.outputs] = self._by_map()
 
@@ -263,7 +273,12 @@ class _Part:
         shape = groups, width, rows
         gradient = sums[self._place].reshape(shape)
         term = gradient if first else self._lane.scratch(shape)
-        np.matmul(self._columns, self._product.swapaxes(1, 2), out=term)
+        if self._chunked is not None:
+            columns, product = self._chunked
+            np.matmul(columns, product.swapaxes(1, 2), out=self._terms)
+            np.add.reduce(self._terms, axis=0, out=term[0])
+        else:
+            np.matmul(self._columns, self._product.swapaxes(1, 2), out=term)
         if not first:
             gradient += term
         if self._grad_columns is not None:
@@ -290,6 +305,16 @@ class _Part:
             pairs.append((by_map[0, first:first + len(part)], part))
             first += len(part)
         return pairs
+
+
+def _chunks(matrix, columns, product):
+    """A small matrix's columns and product as (chunks, rows, columns of a chunk), or None. BLAS is
+    quicker with products so small that it need not copy their parts."""
+    count = -(-columns.shape[2] // CHUNK)
+    if len(matrix) > 1 or matrix.size > SMALL_MATRIX or count == 1 or columns.shape[2] % count:
+        return None
+    return tuple(whole[0].reshape(len(whole[0]), count, -1, copy=False).swapaxes(0, 1)
+                 for whole in (columns, product))
 
 
 def maps_view(array, maps):

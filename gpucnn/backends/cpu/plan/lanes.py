@@ -8,7 +8,7 @@ from gpucnn.backends.cpu.plan.answers import Answers, OneAnswer
 from gpucnn.backends.cpu.plan.images import Images
 from gpucnn.backends.cpu.plan.step import Lane
 
-LANE_BYTES = 3 * 1024 * 1024   # what the steps of a micro-batch touch, a few times an L2 cache
+LANE_BYTES = 24 * 1024 * 1024  # what the steps of a micro-batch keep
 MICRO_BATCHES = (32, 16, 8, 4, 2, 1)
 SIZES_KEPT = 3                 # a whole batch has parts of two sizes, an epoch ends with another
 

@@ -10,13 +10,14 @@ from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.online import DirectDense, WideConv2d, WideSubsample2d
 from gpucnn.backends.cpu.plan.plain_op import PlainOp
 from gpucnn.backends.cpu.plan.pooling import SlabMaxPool2d, SlabSubsample2d
-from gpucnn.backends.cpu.plan.tables import groupings
+from gpucnn.backends.cpu.plan.tables import groupings, seconds_to_move
 from gpucnn.backends.cpu.plan.views import Flatten
 from gpucnn.backends.cpu.plan.windows import Windows
 from gpucnn.shapes import window_positions
 
 ONE = (1, 1)
-SAMPLES = 32  # that share the cost of a call, as estimates have it
+SAMPLES = 32        # of a micro-batch, as estimates have it
+POOLING_PASSES = 2  # over the pixels that pooling reads, forward and backward
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def lower_online(layers, input_shape, parameters, gradients):
                 make = partial(WideConv2d, compact=compact)
             else:
                 make, compact = Conv2d, True
-            ways = groupings(layer.connections, windows, samples=1)
+            ways = groupings(layer.connections, windows, 1, first=number == 0)
             step = make(layer, layout.scale, out, windows, ways[0],
                         [(way.name, way.seconds) for way in ways], **common)
             pitch = out.size[1] if compact else pitch
@@ -157,26 +158,35 @@ def _windows(layers, roles):
         pooled = number + 1 < len(layers) and roles[number + 1].startswith("slab")
         slabs = layers[number + 1].options["pool_size"] if pooled else ONE
         can_split = number == 0 or roles[number - 1].startswith(("conv2d", "slab"))
-        ways = sorted(_ways(layers[number], slabs, phases[number + 1 + pooled], can_split),
+        ways = sorted(_ways(layers[number], slabs, phases[number + 1 + pooled], can_split,
+                            first=number == 0),
                       key=lambda way: way[1].seconds)
         chosen[number] = ways[0], [(_named(*way), way[1].seconds) for way in ways]
         phases[number] = ways[0][0].in_phases
     return chosen, phases
 
 
-def _ways(layer, slabs, out_phases, can_split):
-    """(windows, grouping) of every way to compute a convolution whose output is pooled by
-    `slabs`."""
+def _ways(layer, slabs, out_phases, can_split, first):
+    """(windows, grouping) of every way to compute a convolution whose output is pooled by `slabs`:
+    a column for each pixel, in rows or in slabs, or for each pooling cell."""
     kernel, stride, padding = (layer.options[name] for name in ("kernel_size", "stride", "padding"))
     size = layer.input_shape[1:]
     cells = tuple(window_positions(extent, length, step, pad) // slab for extent, length, step, pad,
                   slab in zip(size, kernel, stride, padding, slabs, strict=True))
-    for aligned in (True, False) if prod(slabs) > 1 else (True,):
-        windows = Windows(kernel, stride, cells, slabs, out_phases, ONE, aligned)
-        if aligned and can_split and padding == (0, 0):
-            windows = Windows(kernel, stride, cells, slabs, out_phases,
-                              tuple(map(_split, windows.pitch, windows.reach, size)), aligned)
-        for grouping in groupings(layer.connections, windows, SAMPLES):
+    ways = [Windows(kernel, stride, cells, slabs, out_phases, ONE, aligned=True)]
+    if prod(slabs) > 1:
+        pixels = tuple(map(int.__mul__, cells, slabs))
+        ways += [Windows(kernel, stride, cells, slabs, out_phases, ONE, aligned=False),
+                 Windows(kernel, stride, pixels, ONE, ONE, ONE, aligned=True)]
+    for windows in ways:
+        if windows.aligned and can_split and padding == (0, 0):
+            windows = replace(windows, in_phases=tuple(map(
+                _split, windows.pitch, windows.reach, size)))
+        for grouping in groupings(layer.connections, windows, SAMPLES, first=first):
+            if windows.slabs != slabs:  # what pooling loses by pixels that lie apart
+                outputs = prod(layer.output_shape)
+                grouping = replace(grouping, seconds=grouping.seconds
+                                   + POOLING_PASSES * outputs * seconds_to_move(SAMPLES))
             yield windows, grouping
 
 
@@ -187,4 +197,6 @@ def _split(pitch, reach, size):
 
 
 def _named(windows, grouping):
-    return f"{grouping.name} {'by pooling cell' if prod(windows.slab_rows) > 1 else 'by pixel'}"
+    if not windows.aligned:
+        return f"{grouping.name} by pixel in slabs"
+    return f"{grouping.name} {'by pooling cell' if prod(windows.slabs) > 1 else 'by pixel'}"

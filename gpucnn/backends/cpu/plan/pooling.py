@@ -1,4 +1,4 @@
-"""Pooling of equal size and stride behind a convolution: whole slabs are added, or compared."""
+"""Pooling of equal size and stride behind a convolution: each pixel of all windows at once."""
 
 from math import prod
 
@@ -11,30 +11,30 @@ from gpucnn.backends.cpu.plan.step import Cost, Run, Step
 
 
 class SlabSubsample2d(Step):
-    """Trainable subsampling whose windows' pixels lie in slabs."""
+    """Trainable subsampling of equal size and stride."""
 
     kind = "subsample2d"
 
     def __init__(self, layer, input_layout, phases, *, scaled, dtype):
         self.name = layer.name
-        self.slabs = prod(input_layout.slabs)
+        self.pool_size = layer.options["pool_size"]
         self.squash = Squash(layer.options["activation"], scaled=scaled)
         self.layout = Layout(layer.output_shape[0], layer.output_shape[1:], phases=phases,
                              scale=self.squash.scale)
         self._input_scale = input_layout.scale
         self._slots = layer.parameters
         self.gradient_size = 2 * self.layout.maps
-        mean = input_layout.scale * self.squash.slope / self.slabs
+        mean = input_layout.scale * self.squash.slope / prod(self.pool_size)
         self.coefficient = np.full((self.layout.maps, 1), mean, dtype)
         self.bias = np.zeros((self.layout.maps, 1), dtype)
 
     def describe(self):
-        return f"sums of {self.slabs} slabs"
+        return f"sums of {prod(self.pool_size)} pixels"
 
     def cost(self, training):
         outputs = prod(self.layout.shape(1))
-        return Cost(outputs * self.slabs * (3 if training else 1),
-                    4 * outputs * (self.slabs + 2) * (2 if training else 1))
+        return Cost(outputs * prod(self.pool_size) * (3 if training else 1),
+                    4 * outputs * (prod(self.pool_size) + 2) * (2 if training else 1))
 
     def prepare(self, parameters):
         maps = self.layout.maps
@@ -57,26 +57,28 @@ class SlabSubsample2d(Step):
 
 
 class SlabSubsample2dRun(Run):
-    """The gradient by the input is one slab's, seen once for each."""
+    """The gradient by the input is the same for all pixels of a window: of slabs, one is enough."""
 
     def __init__(self, step, lane, x):
         self._step = step
         self._lane = lane
         self._x_shape = x.shape
-        self._slabs = _slabs(x)
+        self._in_slabs = x.shape[1:3] == step.pool_size
+        self._grad_pixels = ()
+        self._pixels = pooled_pixels(x, step.pool_size, step.layout.phases)
         self.output = lane.empty(step.layout.shape(lane.samples))
         self._stored = self.output.reshape(step.layout.maps, -1)
         self._sums = lane.empty(self.output.shape)
         self._rows = self._sums.reshape(step.layout.maps, -1)
 
     def forward(self):
-        first, *others = self._slabs
+        first, *others = self._pixels
         if others:
             np.add(first, others[0], out=self._sums)
         else:
             np.copyto(self._sums, first)
-        for slab in others[1:]:
-            self._sums += slab
+        for pixel in others[1:]:
+            self._sums += pixel
         np.multiply(self._rows, self._step.coefficient, out=self._stored)
         self._stored += self._step.bias
         self._step.squash.forward(self._stored)
@@ -84,10 +86,14 @@ class SlabSubsample2dRun(Run):
     def bind_backward(self, grad_output, needs_grad_input):
         self._grad_output = grad_output
         if needs_grad_input:
-            self._grad_slab = self._lane.empty(self._stored.shape)
-            shape = self._x_shape
-            one = self._grad_slab.reshape(shape[0], 1, 1, *shape[3:])
-            self.grad_input = np.broadcast_to(one, shape)
+            self._grad_pixel = self._lane.empty(self.output.shape)
+            self._grad_rows = self._grad_pixel.reshape(self._stored.shape)
+            if self._in_slabs:
+                self.grad_input = np.broadcast_to(self._grad_pixel, self._x_shape)
+            else:
+                self.grad_input = self._lane.zeros(self._x_shape)
+                self._grad_pixels = pooled_pixels(self.grad_input, self._step.pool_size,
+                                                  self._step.layout.phases)
 
     def backward(self, sums, first):
         step, dz = self._step, self._stored
@@ -98,69 +104,97 @@ class SlabSubsample2dRun(Run):
         if not first:
             sums += target
         if self.grad_input is not None:
-            np.multiply(dz, step.coefficient, out=self._grad_slab)
+            np.multiply(dz, step.coefficient, out=self._grad_rows)
+            for pixel in self._grad_pixels:
+                np.copyto(pixel, self._grad_pixel)
 
 
 class SlabMaxPool2d(Step):
-    """Max pooling whose windows' pixels lie in slabs."""
+    """Max pooling of equal size and stride."""
 
     kind = "max_pool2d"
 
     def __init__(self, layer, input_layout, phases):
         self.name = layer.name
-        self.slabs = prod(input_layout.slabs)
+        self.pool_size = layer.options["pool_size"]
         self.layout = Layout(layer.output_shape[0], layer.output_shape[1:], phases=phases,
                              scale=input_layout.scale)
 
     def describe(self):
-        return f"maxima of {self.slabs} slabs"
+        return f"maxima of {prod(self.pool_size)} pixels"
 
     def cost(self, training):
         outputs = prod(self.layout.shape(1))
-        return Cost(0, 4 * outputs * (self.slabs + 1) * (2 if training else 1))
+        return Cost(0, 4 * outputs * (prod(self.pool_size) + 1) * (2 if training else 1))
 
     def bind(self, lane, x):
         return SlabMaxPool2dRun(self, lane, x)
 
 
 class SlabMaxPool2dRun(Run):
-    """The first slab that holds the maximum takes the gradient."""
+    """The first pixel that holds the maximum takes the gradient."""
 
     def __init__(self, step, lane, x):
+        self._step = step
         self._lane = lane
         self._x_shape = x.shape
-        self._slabs = _slabs(x)
+        self._pixels = pooled_pixels(x, step.pool_size, step.layout.phases)
         self.output = lane.empty(step.layout.shape(lane.samples))
+        # Pixels that lie apart are brought together once, since backward reads them again.
+        self._in_slabs = x.shape[1:3] == step.pool_size
+        self._together = self._pixels if self._in_slabs else [
+            lane.empty(self.output.shape) for _ in self._pixels]
 
     def forward(self):
-        first, *others = self._slabs
+        if not self._in_slabs:
+            for together, pixel in zip(self._together, self._pixels, strict=True):
+                np.copyto(together, pixel)
+        first, *others = self._together
         if others:
             np.maximum(first, others[0], out=self.output)
         else:
             np.copyto(self.output, first)
-        for slab in others[1:]:
-            np.maximum(self.output, slab, out=self.output)
+        for pixel in others[1:]:
+            np.maximum(self.output, pixel, out=self.output)
 
     def bind_backward(self, grad_output, needs_grad_input):
         self._grad_output = grad_output
         if needs_grad_input:
-            self.grad_input = self._lane.empty(self._x_shape)
-            self._grad_slabs = _slabs(self.grad_input)
-            self._takes = np.empty(self.output.shape, bool)
-            self._free = np.empty(self.output.shape, bool)
+            self.grad_input = self._lane.zeros(self._x_shape)
+            self._grad_pixels = pooled_pixels(self.grad_input, self._step.pool_size,
+                                              self._step.layout.phases)
+            # Masks of the arrays' own type: a product with bools would be converted piece by piece.
+            self._takes = self._lane.empty(self.output.shape)
+            self._free = self._lane.empty(self.output.shape)
 
     def backward(self, sums, first):
         if self.grad_input is None:
             return
-        self._free.fill(True)
-        for slab, grad in zip(self._slabs[:-1], self._grad_slabs[:-1], strict=True):
-            np.equal(slab, self.output, out=self._takes)
-            self._takes &= self._free
-            self._free ^= self._takes
+        self._free.fill(1)
+        for pixel, grad in zip(self._together[:-1], self._grad_pixels[:-1], strict=True):
+            np.equal(pixel, self.output, out=self._takes, casting="unsafe")
+            self._takes *= self._free
+            self._free -= self._takes
             np.multiply(self._grad_output, self._takes, out=grad)
-        np.multiply(self._grad_output, self._free, out=self._grad_slabs[-1])
+        np.multiply(self._grad_output, self._free, out=self._grad_pixels[-1])
 
 
-def _slabs(x):
-    """Views of the slabs of an array of a layout, each of the shape of one without slabs."""
-    return [x[:, row:row + 1, column:column + 1] for row, column in np.ndindex(x.shape[1:3])]
+def pooled_pixels(x, pool_size, phases):
+    """Views of each pixel of all windows, in row-major order, all of the shape of an output with
+    `phases`: slabs, or every so many pixels of an array without slabs."""
+    if x.shape[1:3] == pool_size:
+        return [x[:, row:row + 1, column:column + 1] for row, column in np.ndindex(pool_size)]
+    (height, width), (rows, columns) = pool_size, x.shape[5:7]
+    covered = x[:, :, :, :, :, :rows // height * height, :columns // width * width]
+    return [_split(covered[:, 0, 0, 0, 0, row::height, column::width], phases)
+            for row, column in np.ndindex(pool_size)]
+
+
+def _split(maps, phases):
+    """A view (maps, 1, 1, phase rows, phase columns, rows, columns, samples) of maps (maps, height,
+    width, samples)."""
+    count, height, width, samples = maps.shape
+    rows, columns = phases
+    parts = maps.reshape(count, 1, 1, height // rows, rows, width // columns, columns, samples,
+                         copy=False)
+    return parts.transpose(0, 1, 2, 4, 6, 3, 5, 7)

@@ -7,7 +7,8 @@ import numpy as np
 # What an estimate counts with, in seconds, measured on one core of an AMD EPYC (family 25) and
 # rounded; only their proportions matter.
 MULTIPLY_ADD = 1 / 40e9
-MOVED_NUMBER = 0.4e-9
+MOVED_NUMBER = 0.2e-9
+RUN = 10e-9
 CALL = 1.5e-6
 
 CALLS_OF_A_PRODUCT = 8     # NumPy calls for one product, forward and backward
@@ -32,8 +33,9 @@ class Grouping:
     seconds: float
 
 
-def groupings(connections, windows, samples):
-    """Every way that is considered, the cheapest first; `samples` share the cost of a call."""
+def groupings(connections, windows, samples, *, first):
+    """Every way that is considered, the cheapest first. `samples` share the cost of a call; nobody
+    needs the gradient by the input of the `first` layer."""
     matrix = connections.matrix != 0
     everything = np.arange(connections.in_maps), np.arange(connections.out_maps)
     ways = {"one dense product": [everything],
@@ -43,7 +45,7 @@ def groupings(connections, windows, samples):
     for name, groups in ways.items():
         stacks = _stacked(groups)
         if len(groups) not in seen:  # fewer ways than names: a full table has one
-            found.append(Grouping(name, stacks, _seconds(stacks, windows, samples)))
+            found.append(Grouping(name, stacks, _seconds(stacks, windows, samples, first)))
         seen.add(len(groups))
     return sorted(found, key=lambda way: way.seconds)
 
@@ -61,15 +63,23 @@ def runs(maps):
     return found
 
 
-def _seconds(stacks, windows, samples):
-    """Products forward, by weights and by inputs; columns copied, and added back."""
+def seconds_to_move(run_length):
+    """The time that one number takes to be copied or added, in runs of `run_length` numbers."""
+    return MOVED_NUMBER + RUN / run_length
+
+
+def _seconds(stacks, windows, samples, first):
+    """Products forward, by weights and by inputs; columns copied, written as gradients and added
+    back."""
+    products, passes = (2, 1) if first else (3, 3)
     seconds = 0.0
     pixels = windows.slab_rows[0] * windows.slab_rows[1]
+    moved = seconds_to_move(windows.run_length(samples))
     for stack in stacks:
         groups, n_inputs = stack.inputs.shape
         rows = max(LEAST_ROWS, stack.outputs.shape[1] * pixels)
         numbers = n_inputs * windows.area * windows.columns
-        seconds += groups * numbers * (3 * rows * MULTIPLY_ADD + 3 * MOVED_NUMBER)
+        seconds += groups * numbers * (products * rows * MULTIPLY_ADD + passes * moved)
         seconds += CALLS_OF_A_PRODUCT * CALL / samples
     return seconds
 

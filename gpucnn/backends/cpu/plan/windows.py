@@ -57,6 +57,14 @@ class Windows:
             return self.run
         return prod(self.cells) * (1 if self.aligned else prod(self.slabs))
 
+    def run_length(self, samples):
+        """How many numbers that lie together in the input stay together in the columns."""
+        if self.run:
+            return self.run * samples
+        split = not self.aligned and self.slabs[1] > 1
+        together = not split and self.out_phases[1] == 1 and self.pitch[1] == self.in_phases[1]
+        return samples * (self.cells[1] if together else 1)
+
     @property
     def slab_rows(self):
         """The pixels of a cell that have rows of weights of their own."""
