@@ -1,6 +1,6 @@
 """Convolution: windows copied to columns, then matrix products, pooling cells side by side."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
@@ -8,11 +8,21 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step, parts, slot_of
 from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
 
 SMALL_MATRIX = 600  # numbers of weights
 CHUNK = 2048        # columns in a product with them
+BAND_BYTES = 1024 * 1024  # of columns: about a core's L2 cache
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of cells, and their place among the columns of the products."""
+
+    rows: slice
+    columns: slice
+    is_whole: bool
 
 
 class Conv2d(Step):
@@ -138,8 +148,24 @@ class Conv2d(Step):
         return rows * self.windows.columns + prod(self.layout.shape(1))
 
     def scratch_size(self, samples):
-        columns = samples * self.windows.columns
-        return max(index.size + index.shape[0] * index.shape[2] * columns for index in self._index)
+        columns = max(band.columns.stop - band.columns.start for band in self.bands(samples))
+        return max(index.size + 2 * index.shape[0] * index.shape[2] * columns
+                   for index in self._index)
+
+    def bands(self, samples):
+        """Output rows whose columns are made together: all, or where each row's columns lie
+        together as many as stay within `BAND_BYTES`; these are made again for backward."""
+        windows = self.windows
+        whole = Band(slice(None), slice(0, samples * windows.columns), True)
+        rows, width = windows.cells
+        if windows.run or prod(windows.slabs) * prod(windows.out_phases) > 1 or rows == 1:
+            return [whole]
+        row = max(index.shape[0] * index.shape[2] for index in self._index) * width * samples
+        rows_at_once = max(1, BAND_BYTES // (row * self._source.itemsize))
+        if rows_at_once >= rows:
+            return [whole]
+        return [Band(part, slice(part.start * width * samples, part.stop * width * samples), False)
+                for part in parts(rows, rows_at_once)]
 
     def bind(self, lane, x):
         return Conv2dRun(self, lane, x)
@@ -157,12 +183,15 @@ class Conv2dRun(Run):
         self._source = lane.zeros(self._padded(x.shape)) if any(step.padding) else x
         self._grad_source = self._grad = None
         maps_by_rows = self._make_output(step)
-        windows, first = self._windows.view(self._source), 0
-        self._parts = []
+        bands = step.bands(lane.samples)
+        self._parts, first = [], 0
         for stack, matrix in zip(step.grouping.stacks, step.matrices, strict=True):
             place = slice(first, first + matrix.size)
-            self._parts.append(_Part(step, lane, stack, matrix, windows, maps_by_rows, place))
             first = place.stop
+            for number, band in enumerate(bands):
+                self._parts.append(_Part(
+                    step, lane, stack, matrix, self._windows.view(self._source, band.rows),
+                    maps_by_rows[:, :, band.columns], place, band, adds=number > 0))
 
     def _make_output(self, step):
         """Set `output`, and `_stored` on which the activation works; the matrices of products
@@ -188,9 +217,8 @@ class Conv2dRun(Run):
         return self._lane.zeros(self._source.shape)
 
     def _bind_grad_source(self):
-        windows = self._windows.view(self._grad_source)
         for part in self._parts:
-            part.bind_grad_input(windows)
+            part.bind_grad_input(self._windows.view(self._grad_source, part.band.rows))
 
     def backward(self, sums, first):
         self._squash.backward(self._stored, self._grad)
@@ -210,21 +238,25 @@ class Conv2dRun(Run):
 
 
 class _Part:
-    """A stack's products in one lane: (groups, rows, width) by (groups, width, columns)."""
+    """A stack's products in one lane, for one band: (groups, rows, width) by (groups, width,
+    columns). `adds`: whether the gradients are added to those of another band."""
 
-    def __init__(self, step, lane, stack, matrix, windows, maps_by_rows, place):
+    def __init__(self, step, lane, stack, matrix, windows, maps_by_rows, place, band, *, adds):
         groups, rows, width = matrix.shape
         columns = maps_by_rows.shape[2]
         self.inputs = stack.inputs
+        self.band = band
+        self._adds = adds
         self._lane = lane
         self._stack = stack
         self._matrix = matrix
         self._place = place
         self._bias_row = step.has_bias
         self._window_matrix = matrix[:, :, :width - 1 if step.has_bias else width].swapaxes(1, 2)
-        self._is_kept = lane.training
+        self._is_kept = lane.training and band.is_whole
         shape = groups, width, columns
         self._columns = lane.empty(shape) if self._is_kept else lane.scratch(shape)
+        self._behind_columns = 0 if self._is_kept else self._columns.size
         self._copies = self._pairs(self._columns, windows)
         if self._bias_row:
             self._columns[:, -1] = 1
@@ -239,11 +271,15 @@ class _Part:
         if self._chunked is not None and lane.training:
             self._terms = lane.empty((len(self._chunked[0]), width, rows))
 
-    def forward(self):
+    def _fill(self):
+        """Bring the windows into the columns."""
         for columns, windows in self._copies:
             np.copyto(columns, windows)
         if self._bias_row and not self._is_kept:
             self._columns[:, -1] = 1
+
+    def forward(self):
+        self._fill()
         if self._chunked is not None:
             columns, product = self._chunked
             np.matmul(self._matrix[0], columns, out=product)
@@ -256,7 +292,8 @@ class _Part:
         """Prepare for the gradient by the input, whose array has these `windows`."""
         groups, _, columns = self._columns.shape
         shape = groups, self._window_matrix.shape[1], columns
-        self.bind_grad_columns(self._lane.scratch(shape, offset=self._matrix.size))
+        self.bind_grad_columns(self._lane.scratch(shape, offset=self._behind_columns
+                                                  + self._matrix.size))
         self._additions = [(pixels[place], term[place])
                            for term, pixels in self._pairs(self._grad_columns, windows)
                            for place in _without_overlap(pixels.shape)]
@@ -272,7 +309,10 @@ class _Part:
         groups, rows, width = self._matrix.shape
         shape = groups, width, rows
         gradient = sums[self._place].reshape(shape)
-        term = gradient if first else self._lane.scratch(shape)
+        first = first and not self._adds
+        if not self._is_kept:
+            self._fill()
+        term = gradient if first else self._lane.scratch(shape, offset=self._behind_columns)
         if self._chunked is not None:
             columns, product = self._chunked
             np.matmul(columns, product.swapaxes(1, 2), out=self._terms)

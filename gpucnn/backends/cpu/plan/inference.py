@@ -5,8 +5,9 @@ import threading
 import numpy as np
 
 from gpucnn.backends.base import CompiledOutputs
-from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch, parts
+from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch
 from gpucnn.backends.cpu.plan.lowering import lower
+from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import one_blas_thread
 

@@ -1,7 +1,5 @@
 """Micro-batches: how a batch is divided, and the memory and the runs of one part."""
 
-from itertools import pairwise
-
 import numpy as np
 
 from gpucnn.backends.cpu.plan.answers import Answers, OneAnswer
@@ -17,13 +15,6 @@ def micro_batch(steps, itemsize):
     """The largest number of samples whose work in `steps` stays within `LANE_BYTES`."""
     sample = itemsize * sum(step.numbers for step in steps)
     return next((size for size in MICRO_BATCHES if size * sample <= LANE_BYTES), 1)
-
-
-def parts(samples, most):
-    """A batch as nearly equal slices of at most `most` samples."""
-    count = -(-samples // most)
-    ends = [samples * number // max(1, count) for number in range(count + 1)]
-    return [slice(*both) for both in pairwise(ends)]
 
 
 class InferenceLane:

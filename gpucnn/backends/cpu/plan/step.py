@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import numpy as np
@@ -109,3 +110,10 @@ class Lane:
 def slot_of(slot, flat):
     """A slot's part of a flat array of parameters."""
     return flat[slot.offset:slot.offset + slot.size]
+
+
+def parts(samples, most):
+    """So many samples (or rows) as nearly equal slices of at most `most`."""
+    count = -(-samples // most)
+    ends = [samples * number // max(1, count) for number in range(count + 1)]
+    return [slice(*both) for both in pairwise(ends)]

@@ -5,9 +5,9 @@ import numpy as np
 from gpucnn.backends.base import CompiledStep
 from gpucnn.backends.cpu.plan.explain import explain
 from gpucnn.backends.cpu.plan.images import ImagesAhead
-from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch, parts
+from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch
 from gpucnn.backends.cpu.plan.lowering import lower, lower_online
-from gpucnn.backends.cpu.plan.step import Step
+from gpucnn.backends.cpu.plan.step import Step, parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
 

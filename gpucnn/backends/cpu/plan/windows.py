@@ -70,11 +70,11 @@ class Windows:
         """The pixels of a cell that have rows of weights of their own."""
         return self.slabs if self.aligned else (1, 1)
 
-    def view(self, x):
-        """The windows of an input array of the layout: a view of shape (maps, shift rows, shift
-        columns, phase rows, phase columns, *columns, samples). Shift and phase are the window
-        pixel, y = phases * shift + phase; columns are (slabs, phases, cells) of the output, both
-        axes of each. For one shift no pixel stands twice in the view."""
+    def view(self, x, rows=slice(None)):
+        """The windows of an input array of the layout, those of some `rows` of cells: a view of
+        shape (maps, shift rows, shift columns, phase rows, phase columns, *columns, samples). Shift
+        and phase are the window pixel, y = phases * shift + phase; columns are (slabs, phases,
+        cells) of the output, both axes of each. For one shift no pixel stands twice in the view."""
         maps, _, _, _, _, _, _, samples = x.shape
         if self.run:
             shape = (maps, *self.kernel, 1, 1, 1, 1, 1, 1, 1, self.run, 1)
@@ -89,7 +89,7 @@ class Windows:
                  *self.out_phases, *_divided(self.cells, self.out_phases), samples)
         strides = (one_map, *along, *phase, *_times(along, self.stride), *_times(along, step),
                    *_times(_times(along, step), self.out_phases), sample)
-        return as_strided(x, shape, strides)
+        return as_strided(x, shape, strides)[..., rows, :, :]
 
     def weight_pixels(self):
         """For each pixel of a cell and each window pixel, which pixel of the kernel joins them:
