@@ -127,7 +127,7 @@ class Network:
         outputs = np.empty((len(images), *self._walk(shape)[-1]), self.dtype)
         compiled = self._compiled_outputs(shape, threads)
         if compiled is not None:
-            compiled.outputs(self.parameters.flat, images, outputs)
+            compiled.outputs(images, outputs)
             return outputs
         workspace = Workspace(self.backend)
         with self.backend.computing():
@@ -143,7 +143,8 @@ class Network:
             if len(self._forward_passes) == FORWARD_PASSES_KEPT:
                 self._forward_passes.clear()
             self._forward_passes[key] = self.backend.compile_outputs(
-                self._layer_programs(shape), shape, self.input_range, self.dtype, threads=threads)
+                self._layer_programs(shape), shape, self.input_range, self.parameters.flat,
+                threads=threads)
         return self._forward_passes[key]
 
     def _apply(self, images, shape, workspace):

@@ -88,10 +88,10 @@ class CompiledOutputs(ABC):
     """The forward pass of a network, lowered to a backend's own steps."""
 
     @abstractmethod
-    def outputs(self, parameters, images, out):
+    def outputs(self, images, out):
         """Fill out (samples, *output shape), an array of the host, for images (samples, maps,
-        height, width) of uint8 or the network's type, on the host or the device; parameters: the
-        network's flat array."""
+        height, width) of uint8 or the network's type, on the host or the device, with the values
+        that the parameters have at the time."""
 
 
 class Backend(ABC):
@@ -260,6 +260,6 @@ class Backend(ABC):
         as the process may use.
         """
 
-    def compile_outputs(self, layers, input_shape, input_range, dtype, *, threads=None):
-        """A `CompiledOutputs` for a chain of `LayerProgram`s, or None where each layer's own op is
-        to run; `threads` as in `compile`."""
+    def compile_outputs(self, layers, input_shape, input_range, parameters, *, threads=None):
+        """A `CompiledOutputs` for a chain of `LayerProgram`s and their flat array of parameters, or
+        None where each layer's own op is to run; `threads` as in `compile`."""

@@ -65,8 +65,8 @@ class CpuBackend(Backend):
             return OnlineStep(program, parameters, gradients, self)
         return CpuStep(program, parameters, gradients, self, threads)
 
-    def compile_outputs(self, layers, input_shape, input_range, dtype, *, threads=None):
-        return CpuOutputs(layers, input_shape, input_range, dtype, threads)
+    def compile_outputs(self, layers, input_shape, input_range, parameters, *, threads=None):
+        return CpuOutputs(layers, input_shape, input_range, parameters, threads)
 
     conv2d = staticmethod(conv2d)
     conv2d_backward = staticmethod(conv2d_backward)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step, parts, slot_of
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step, parts
 from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
 
 SMALL_MATRIX = 600  # numbers of weights
@@ -73,32 +73,34 @@ class Conv2d(Step):
 
     # -- weights -------------------------------------------------------------------------------
 
-    def prepare(self, parameters):
-        if self._is_plain:
-            for slot, factor, target in zip(self._slots, self._factors, self._plain_parts(
-                    self.matrices[0][0]), strict=False):
-                np.multiply(slot_of(slot, parameters).reshape(target.shape), factor, out=target)
-            return
-        for slot, factor, place in zip(self._slots, self._factors, self._source_places,
-                                       strict=False):
-            np.multiply(slot_of(slot, parameters), factor, out=self._source[place])
-        for index, matrix in zip(self._index, self.matrices, strict=True):
-            np.take(self._source, index, out=matrix, mode="clip")
+    def weights(self):
+        parts = (self._plain_parts(self.matrices[0][0]) if self._is_plain
+                 else [self._source[place] for place in self._source_places])
+        return list(zip(self._slots, self._factors, parts, strict=False))
 
-    def finish(self, sums, gradients):
+    def weight_gradients(self, sums):
         if self._is_plain:
-            matrix = sums.reshape(self.matrices[0].shape[:0:-1]).T
-            for slot, factor, part in zip(self._slots, self._factors, self._plain_parts(matrix),
-                                          strict=False):
-                np.multiply(part, factor, out=slot_of(slot, gradients).reshape(part.shape))
-            return
-        np.take(sums, self._positions, out=self._terms, mode="clip")
-        total, *others = self._terms
-        for term in others:
-            total += term
-        for slot, factor, place in zip(self._slots, self._factors, self._source_places,
-                                       strict=False):
-            np.multiply(total[place], factor, out=slot_of(slot, gradients))
+            parts = self._plain_parts(sums.reshape(self.matrices[0].shape[:0:-1]).T)
+        else:
+            parts = [self._terms[0][place] for place in self._source_places]
+        return parts[:len(self._slots)]
+
+    def bind_gradients(self, sums, gradients):
+        super().bind_gradients(sums, gradients)
+        self._sums = sums
+
+    def prepare(self):
+        super().prepare()
+        if not self._is_plain:
+            for index, matrix in zip(self._index, self.matrices, strict=True):
+                np.take(self._source, index, out=matrix, mode="clip")
+
+    def finish(self):
+        if not self._is_plain:
+            np.take(self._sums, self._positions, out=self._terms, mode="clip")
+            for term in self._terms[1:]:
+                self._terms[0] += term
+        super().finish()
 
     def _plain_parts(self, matrix):
         """The weights (output maps, inputs) and the biases (output maps,) of one matrix."""

@@ -7,7 +7,7 @@ import numpy as np
 from gpucnn.backends.cpu.arrays import matmul, sum_rows
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.squash import Squash
-from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
+from gpucnn.backends.cpu.plan.step import Cost, Run, Step
 from gpucnn.connections import ConnectionTable
 
 
@@ -52,18 +52,13 @@ class Dense(Step):
 
     # -- weights -------------------------------------------------------------------------------
 
-    def prepare(self, parameters):
-        np.multiply(slot_of(self._weight_slot, parameters), self._factor,
-                    out=self.weight.reshape(-1))
-        if self._bias_slot is not None:
-            np.multiply(slot_of(self._bias_slot, parameters), self.squash.slope,
-                        out=self.bias[:, 0])
+    def weights(self):
+        arrays = ((self._weight_slot, self._factor, self.weight),
+                  (self._bias_slot, self.squash.slope, self.bias[:, 0]))
+        return [one for one in arrays if one[0] is not None]
 
-    def finish(self, sums, gradients):
-        weight, bias = self.split(sums)
-        np.multiply(weight.reshape(-1), self._factor, out=slot_of(self._weight_slot, gradients))
-        if self._bias_slot is not None:
-            np.multiply(bias, self.squash.slope, out=slot_of(self._bias_slot, gradients))
+    def weight_gradients(self, sums):
+        return [part for part in self.split(sums) if part is not None]
 
     def split(self, sums):
         """(gradient by the weight matrix, gradient by the bias or None) within the sums."""

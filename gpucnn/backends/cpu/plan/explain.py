@@ -68,13 +68,13 @@ class _Times:
         maps, *size = program.input_shape
         images = np.zeros((samples, maps, *size), np.uint8)
         labels, order = np.zeros(samples, np.int32), np.arange(samples)
-        parameters, gradients = step.parameters.copy(), np.zeros_like(step.parameters)
+        parameters, gradients = step.parameters.copy(), step.gradients.copy()
         state = program.optimizer.state(step.backend, len(parameters), parameters.dtype)
         scalars = np.array(program.optimizer.scalars(1, program.optimizer.lr), parameters.dtype)
-        sums = np.zeros_like(step.sums[0])
+        sums, before = np.zeros_like(step.sums[0]), step.gradients.copy()
         steps, places = step.lowering.steps, step.lowering.places()
         for _ in range(REPETITIONS):
-            self._time("weights", "", lambda: [one.prepare(parameters) for one in steps])
+            self._time("weights", "", lambda: [one.prepare() for one in steps])
             self._time("images", "", lambda: lane.images.gather(images, order, None))
             for number, run in enumerate(lane.runs):
                 self._time(number, "forward", run.forward)
@@ -82,12 +82,10 @@ class _Times:
             for number in reversed(range(len(steps))):
                 self._time(number, "backward", lambda number=number: lane.runs[number].backward(
                     sums[places[number]], False))
-            self._time("gradients", "", lambda: [one.finish(sums[place], gradients) for one, place
-                                                 in zip(steps, places, strict=True)])
+            self._time("gradients", "", lambda: [one.finish() for one in steps])
             self._time("update", "", lambda: program.optimizer.update(
                 step.backend, parameters, gradients, state, scalars))
-        for one in steps:
-            one.prepare(step.parameters)
+        step.gradients[:] = before
 
     def of(self, name):
         """Which pass -> microseconds."""

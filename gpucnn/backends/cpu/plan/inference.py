@@ -16,15 +16,18 @@ class CpuOutputs(CompiledOutputs):
     """The forward pass of a chain of layers. Threads that ask for outputs at the same time wait for
     one another."""
 
-    def __init__(self, layers, input_shape, input_range, dtype, threads):
+    def __init__(self, layers, input_shape, input_range, parameters, threads):
+        dtype = parameters.dtype
         self._lowering = lower(layers, input_shape, dtype)
-        self._micro_batch = micro_batch(self._lowering.steps, np.dtype(dtype).itemsize)
+        for step in self._lowering.steps:
+            step.bind_parameters(parameters)
+        self._micro_batch = micro_batch(self._lowering.steps, dtype.itemsize)
         self._workers = Workers(usable_threads(threads))
         self._lanes = Lanes(lambda samples: InferenceLane(self._lowering, samples, dtype,
                                                           input_range))
         self._lock = threading.Lock()
 
-    def outputs(self, parameters, images, out):
+    def outputs(self, images, out):
         pieces = parts(len(images), self._micro_batch)
 
         def compute(worker, number):
@@ -35,5 +38,5 @@ class CpuOutputs(CompiledOutputs):
 
         with self._lock, one_blas_thread(always=True):
             for step in self._lowering.steps:
-                step.prepare(parameters)
+                step.prepare()
             self._workers.run(compute, len(pieces))

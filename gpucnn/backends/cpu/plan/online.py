@@ -116,9 +116,9 @@ class WideSubsample2d(Step):
         self.squash = Squash(layer.options["activation"], scaled=scaled)
         self.layout = Layout(layer.output_shape[0], layer.output_shape[1:], scale=self.squash.scale)
         self._slots = layer.parameters
-        self._factors = input_scale * self.squash.slope, self.squash.slope
+        self._input_scale = input_scale
         self.gradient_size = 2 * self.layout.maps
-        mean = self._factors[0] / prod(self.pool_size)
+        mean = input_scale * self.squash.slope / prod(self.pool_size)
         self.coefficient = np.full((self.layout.maps, 1), mean, dtype)
         self.bias = np.zeros((self.layout.maps, 1), dtype)
 
@@ -131,16 +131,14 @@ class WideSubsample2d(Step):
         return Cost(outputs * area * (3 if training else 1),
                     4 * outputs * (area + 2) * (2 if training else 1))
 
-    def prepare(self, parameters):
-        for slot, array, factor in zip(self._slots, (self.coefficient, self.bias), self._factors,
-                                       strict=False):
-            np.multiply(slot_of(slot, parameters), factor, out=array[:, 0])
+    def weights(self):
+        factors = self._input_scale * self.squash.slope, self.squash.slope
+        return list(zip(self._slots, factors, (self.coefficient[:, 0], self.bias[:, 0]),
+                        strict=False))
 
-    def finish(self, sums, gradients):
+    def weight_gradients(self, sums):
         maps = self.layout.maps
-        for slot, part, factor in zip(self._slots, (sums[:maps], sums[maps:]), self._factors,
-                                      strict=False):
-            np.multiply(part, factor, out=slot_of(slot, gradients))
+        return [sums[:maps], sums[maps:]] if self._slots else []
 
     def bind(self, lane, x):
         return WideSubsample2dRun(self, lane, x)

@@ -24,9 +24,11 @@ class PlainOp(Step):
         self.coefficient = self.bias = None
         self.has_weights = self.kind == "subsample2d"
         self.gradient_size = 2 * self.layout.maps if self.has_weights else 0
-        if self.has_weights and not layer.parameters:
+        if self.has_weights:
             mean = 1 / prod(self.options["pool_size"])
             self.coefficient = np.full(self.layout.maps, mean, dtype)
+        if layer.parameters:
+            self.bias = np.empty(self.layout.maps, dtype)
 
     def describe(self):
         return "the plain op, window pixel by window pixel"
@@ -36,15 +38,13 @@ class PlainOp(Step):
         return Cost(self._layer.multiply_adds * (3 if training else 1),
                     4 * moved * (2 if training else 1))
 
-    def prepare(self, parameters):
-        if self._layer.parameters:
-            self.coefficient, self.bias = (
-                parameters[slot.offset:slot.offset + slot.size] for slot in self._layer.parameters)
+    def weights(self):
+        return list(zip(self._layer.parameters, (1, 1), (self.coefficient, self.bias),
+                        strict=False))
 
-    def finish(self, sums, gradients):
+    def weight_gradients(self, sums):
         maps = self.layout.maps
-        for number, slot in enumerate(self._layer.parameters):
-            gradients[slot.offset:slot.offset + maps] = sums[number * maps:(number + 1) * maps]
+        return [sums[:maps], sums[maps:]] if self._layer.parameters else []
 
     def bind(self, lane, x):
         return PlainOpRun(self, lane, x)

@@ -36,21 +36,14 @@ class SlabSubsample2d(Step):
         return Cost(outputs * prod(self.pool_size) * (3 if training else 1),
                     4 * outputs * (prod(self.pool_size) + 2) * (2 if training else 1))
 
-    def prepare(self, parameters):
-        maps = self.layout.maps
-        for slot, array, factor in zip(self._slots, (self.coefficient, self.bias),
-                                       self._factors(), strict=False):
-            np.multiply(parameters[slot.offset:slot.offset + maps], factor, out=array[:, 0])
+    def weights(self):
+        factors = self._input_scale * self.squash.slope, self.squash.slope
+        return list(zip(self._slots, factors, (self.coefficient[:, 0], self.bias[:, 0]),
+                        strict=False))
 
-    def finish(self, sums, gradients):
+    def weight_gradients(self, sums):
         maps = self.layout.maps
-        for number, (slot, factor) in enumerate(zip(self._slots, self._factors(), strict=False)):
-            np.multiply(sums[number * maps:(number + 1) * maps], factor,
-                        out=gradients[slot.offset:slot.offset + maps])
-
-    def _factors(self):
-        """What is multiplied into the coefficients and into the biases."""
-        return self._input_scale * self.squash.slope, self.squash.slope
+        return [sums[:maps], sums[maps:]] if self._slots else []
 
     def bind(self, lane, x):
         return SlabSubsample2dRun(self, lane, x)

@@ -45,13 +45,35 @@ class Step(ABC):
         """How many numbers of a lane's shared memory its run needs."""
         return 0
 
-    def prepare(self, parameters):
-        """Bring the weights, views of the flat array `parameters`, into the form that is computed
-        with; called once before the lanes of a batch run."""
+    def weights(self):
+        """(slot, factor, array) of each parameter: `prepare` fills the array, of as many numbers in
+        whatever shape, with factor times the parameter's values."""
+        return []
 
-    def finish(self, sums, gradients):
-        """Turn the sums of all runs' gradients, `gradient_size` numbers, into gradients by the
-        parameters, in the flat array `gradients`."""
+    def weight_gradients(self, sums):
+        """The gradients by the arrays of `weights`, as parts of the sums of all runs' gradients."""
+        return []
+
+    def bind_parameters(self, parameters):
+        """Take a network's flat array of parameters."""
+        self._preparing = [(slot_of(slot, parameters).reshape(array.shape), factor, array)
+                           for slot, factor, array in self.weights()]
+
+    def bind_gradients(self, sums, gradients):
+        """Take the sums, `gradient_size` numbers, and a network's flat array of gradients."""
+        self._finishing = [
+            (part, factor, slot_of(slot, gradients).reshape(part.shape)) for part, (slot, factor, _)
+            in zip(self.weight_gradients(sums), self.weights(), strict=True)]
+
+    def prepare(self):
+        """Bring the weights into the form that is computed with; once before the lanes run."""
+        for values, factor, array in self._preparing:
+            np.multiply(values, factor, out=array)
+
+    def finish(self):
+        """Turn the sums into gradients by the parameters."""
+        for part, factor, gradient in self._finishing:
+            np.multiply(part, factor, out=gradient)
 
     @abstractmethod
     def bind(self, lane, x):

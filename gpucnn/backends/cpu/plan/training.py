@@ -7,7 +7,7 @@ from gpucnn.backends.cpu.plan.explain import explain
 from gpucnn.backends.cpu.plan.images import ImagesAhead
 from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch
 from gpucnn.backends.cpu.plan.lowering import lower, lower_online
-from gpucnn.backends.cpu.plan.step import Step, parts
+from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
 
@@ -27,13 +27,16 @@ class CpuStep(CompiledStep):
         self.program = program
         self.parameters = parameters
         self.backend = backend
-        self._gradients = gradients
+        self.gradients = gradients
         self.lowering = self._lower()
         self.micro_batch = self._micro_batch()
         most = len(parts(program.batch_size, self.micro_batch))
         groups = len(_groups(most))
         self._workers = Workers(min(groups, usable_threads(threads)))
         self.sums = np.zeros((groups, self.lowering.gradient_size), parameters.dtype)
+        for step, place in zip(self.lowering.steps, self.lowering.places(), strict=True):
+            step.bind_parameters(parameters)
+            step.bind_gradients(self.sums[0, place], gradients)
         self._totals = np.zeros((most, 3))
         self._lanes = Lanes(self.new_lane)
 
@@ -65,7 +68,7 @@ class CpuStep(CompiledStep):
                 batch = slice(first, min(first + size, len(order)))
                 self._add_up(images, labels, order[batch],
                              None if shifts is None else shifts[batch], loss, totals)
-                self.program.optimizer.update(self.backend, self.parameters, self._gradients,
+                self.program.optimizer.update(self.backend, self.parameters, self.gradients,
                                               state, scalars[number])
                 if progress is not None:
                     progress(batch.stop - batch.start)
@@ -74,7 +77,7 @@ class CpuStep(CompiledStep):
         """The gradients of one batch."""
         samples = len(order)
         for step in self.lowering.steps:
-            step.prepare(self.parameters)
+            step.prepare()
         pieces = parts(samples, self.micro_batch)
         groups = _groups(len(pieces))
         self._totals[:len(pieces)] = 0
@@ -91,8 +94,8 @@ class CpuStep(CompiledStep):
         sums = self.sums[0]
         for other in self.sums[1:len(groups)]:
             sums += other
-        for step, place in zip(self.lowering.steps, self.lowering.places(), strict=True):
-            step.finish(sums[place], self._gradients)
+        for step in self.lowering.steps:
+            step.finish()
         batch_totals = self._totals[:len(pieces)].sum(axis=0)
         loss[0] = batch_totals[0] / samples
         totals += batch_totals
@@ -104,18 +107,13 @@ class OnlineStep(CpuStep):
     def __init__(self, program, parameters, gradients, backend):
         super().__init__(program, parameters, gradients, backend, threads=1)
         self._lane = self.new_lane(1)
-        places = self.lowering.places()
-        self._preparing = [step.prepare for step in self.lowering.steps
-                           if type(step).prepare is not Step.prepare]
-        self._finishing = [(step.finish, self.sums[0, place])
-                           for step, place in zip(self.lowering.steps, places, strict=True)
-                           if type(step).finish is not Step.finish]
+        self._weighted = [step for step in self.lowering.steps if step.gradient_size]
         self._images = ImagesAhead(IMAGES_AHEAD, self.lowering.input_layout, program.input_range,
                                    parameters.dtype)
 
     def _lower(self):
         return lower_online(self.program.layers, self.program.input_shape, self.parameters,
-                            self._gradients)
+                            self.gradients)
 
     def _micro_batch(self):
         return 1
@@ -134,18 +132,18 @@ class OnlineStep(CpuStep):
                 for x, label, now in zip(inputs, labels[order[ahead]].tolist(), scalars[ahead],
                                          strict=True):
                     loss[0] = self._add_up_one(x, label, totals)
-                    self.program.optimizer.update(self.backend, self.parameters, self._gradients,
+                    self.program.optimizer.update(self.backend, self.parameters, self.gradients,
                                                   state, now)
                     if progress is not None:
                         progress(1)
 
     def _add_up_one(self, x, label, totals):
         """The gradients of one sample; its loss."""
-        for prepare in self._preparing:
-            prepare(self.parameters)
+        for step in self._weighted:
+            step.prepare()
         loss = self._lane.train_one(x, label, self.sums[0], totals)
-        for finish, sums in self._finishing:
-            finish(sums, self._gradients)
+        for step in self._weighted:
+            step.finish()
         return loss
 
 
