@@ -60,7 +60,7 @@ class OneAnswer(Answers):
 
     def __init__(self, lane, output, loss, backend):
         super().__init__(lane, output, loss, backend)
-        self._column = self._grad.reshape(-1)
+        self._column, self._outputs = self._grad.reshape(-1), self._scores.reshape(-1)
         self._one_loss = {"cross_entropy": _cross_entropy, "mse": _mse}[loss.op]
 
     def evaluate(self, labels, samples, totals):
@@ -68,7 +68,7 @@ class OneAnswer(Answers):
 
     def answer(self, label, totals):
         """Fill `grad_output`; add to `totals`; the loss."""
-        scores = self._scores.ravel().tolist()
+        scores = self._outputs.tolist()
         if not 0 <= label < len(scores) or not isfinite(sum(scores)):
             super().evaluate(np.array([label], np.int32), 1, totals)
             return self._mean[0]

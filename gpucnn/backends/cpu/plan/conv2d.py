@@ -259,7 +259,8 @@ class _Part:
         shape = groups, width, columns
         self._columns = lane.empty(shape) if self._is_kept else lane.scratch(shape)
         self._behind_columns = 0 if self._is_kept else self._columns.size
-        self._copies = self._pairs(self._columns, windows)
+        self._copies = [(columns.squeeze(), windows.squeeze())
+                        for columns, windows in self._pairs(self._columns, windows)]
         if self._bias_row:
             self._columns[:, -1] = 1
         self._maps = maps_by_rows
@@ -269,6 +270,10 @@ class _Part:
             self._product = lane.empty((groups, rows, columns))
         self._grad_columns = None
         self._additions = ()
+        self._sums = self._gradient = None
+        # A single product is quicker as one of matrices than as a stack of one.
+        self._factors = [_alone(array) for array in (self._matrix, self._columns, self._product)]
+        self._by_weights = self._factors[1], self._factors[2].swapaxes(-1, -2)
         self._chunked = _chunks(self._matrix, self._columns, self._product)
         if self._chunked is not None and lane.training:
             self._terms = lane.empty((len(self._chunked[0]), width, rows))
@@ -286,7 +291,8 @@ class _Part:
             columns, product = self._chunked
             np.matmul(self._matrix[0], columns, out=product)
         else:
-            np.matmul(self._matrix, self._columns, out=self._product)
+            matrix, columns, product = self._factors
+            np.matmul(matrix, columns, out=product)
         if self._is_apart:
             self._maps[self._stack.outputs] = self._by_map()
 
@@ -294,37 +300,41 @@ class _Part:
         """Prepare for the gradient by the input, whose array has these `windows`."""
         groups, _, columns = self._columns.shape
         shape = groups, self._window_matrix.shape[1], columns
-        self.bind_grad_columns(self._lane.scratch(shape, offset=self._behind_columns
-                                                  + self._matrix.size))
+        grad_columns = self._lane.scratch(shape, offset=self._behind_columns + self._matrix.size)
+        self.bind_grad_columns(grad_columns)
         self._additions = [(pixels[place], term[place])
-                           for term, pixels in self._pairs(self._grad_columns, windows)
+                           for term, pixels in self._pairs(grad_columns, windows)
                            for place in _without_overlap(pixels.shape)]
 
     def bind_grad_columns(self, grad_columns):
         """Take the array for the gradient by the columns, ones apart."""
-        self._grad_columns = grad_columns
+        self._grad_columns = _alone(grad_columns)
+        self._by_columns = _alone(self._window_matrix), self._factors[2]
 
     def backward(self, sums, first):
         """Add the gradient by the weights to `sums`, that by the columns to the input's."""
         if self._is_apart:
             np.take(self._maps, self._stack.outputs, axis=0, out=self._by_map(), mode="clip")
-        groups, rows, width = self._matrix.shape
-        shape = groups, width, rows
-        gradient = sums[self._place].reshape(shape)
+        if sums is not self._sums:
+            groups, rows, width = self._matrix.shape
+            self._sums = sums
+            self._gradient = _alone(sums[self._place].reshape(groups, width, rows))
         first = first and not self._adds
         if not self._is_kept:
             self._fill()
-        term = gradient if first else self._lane.scratch(shape, offset=self._behind_columns)
+        gradient = self._gradient
+        term = gradient if first else self._lane.scratch(gradient.shape,
+                                                         offset=self._behind_columns)
         if self._chunked is not None:
             columns, product = self._chunked
             np.matmul(columns, product.swapaxes(1, 2), out=self._terms)
-            np.add.reduce(self._terms, axis=0, out=term[0])
+            np.add.reduce(self._terms, axis=0, out=term)
         else:
-            np.matmul(self._columns, self._product.swapaxes(1, 2), out=term)
+            np.matmul(*self._by_weights, out=term)
         if not first:
             gradient += term
         if self._grad_columns is not None:
-            np.matmul(self._window_matrix, self._product, out=self._grad_columns)
+            np.matmul(*self._by_columns, out=self._grad_columns)
         for pixels, term in self._additions:
             pixels += term
 
@@ -347,6 +357,11 @@ class _Part:
             pairs.append((by_map[0, first:first + len(part)], part))
             first += len(part)
         return pairs
+
+
+def _alone(stack):
+    """The only matrix of a stack, or the stack."""
+    return stack[0] if len(stack) == 1 else stack
 
 
 def _chunks(matrix, columns, product):

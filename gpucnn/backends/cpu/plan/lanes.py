@@ -73,8 +73,8 @@ class OnlineLane(TrainingLane):
         super().__init__(lowering, 1, dtype, input_range, loss, backend)
         self._x = self.images.output[:, 0, 0, 0, 0, :, :, 0]
         self._forward = [run.forward for run in self.runs]
-        self._backward = [(run.backward, place) for run, place in zip(self.runs, self.places,
-                                                                      strict=True)][::-1]
+        self._backward = [run.backward for run in reversed(self.runs)]
+        self._sums = None
 
     def train_one(self, x, label, sums, totals):
         """The gradients for an input x (maps, height, width), written to `sums`; the loss."""
@@ -82,8 +82,11 @@ class OnlineLane(TrainingLane):
         for forward in self._forward:
             forward()
         loss = self.answers.answer(label, totals)
-        for backward, place in self._backward:
-            backward(sums[place], True)
+        if sums is not self._sums:
+            self._sums = sums
+            self._parts = [sums[place] for place in reversed(self.places)]
+        for backward, part in zip(self._backward, self._parts, strict=True):
+            backward(part, True)
         return loss
 
 

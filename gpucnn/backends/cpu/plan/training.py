@@ -107,6 +107,7 @@ class OnlineStep(CpuStep):
     def __init__(self, program, parameters, gradients, backend):
         super().__init__(program, parameters, gradients, backend, threads=1)
         self._lane = self.new_lane(1)
+        self._sums = self.sums[0]
         self._weighted = [step for step in self.lowering.steps if step.gradient_size]
         self._images = ImagesAhead(IMAGES_AHEAD, self.lowering.input_layout, program.input_range,
                                    parameters.dtype)
@@ -141,7 +142,7 @@ class OnlineStep(CpuStep):
         """The gradients of one sample; its loss."""
         for step in self._weighted:
             step.prepare()
-        loss = self._lane.train_one(x, label, self.sums[0], totals)
+        loss = self._lane.train_one(x, label, self._sums, totals)
         for step in self._weighted:
             step.finish()
         return loss
