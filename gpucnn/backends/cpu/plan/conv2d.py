@@ -37,7 +37,7 @@ class Conv2d(Step):
         self.kind = "conv2d"
         self.windows = windows
         self.grouping = grouping
-        self.ways = ways
+        self.considered = ways
         self.squash = Squash(layer.options["activation"], scaled=scaled)
         self.layout = replace(layout, scale=self.squash.scale)
         self.has_bias = layer.options["bias"]
@@ -55,13 +55,11 @@ class Conv2d(Step):
         self._is_plain = self._matrix_is_the_weights()
 
     def describe(self):
-        pixels = "pooling cells" if self.windows.aligned else "pixels"
+        pixels = "pooling cells" if prod(self.windows.slab_rows) > 1 else "pixels"
         rows = [f"{len(stack.inputs)} x " * (len(stack.inputs) > 1)
                 + f"({index.shape[1]}, {index.shape[2]})"
                 for stack, index in zip(self.grouping.stacks, self._index, strict=True)]
-        others = ", ".join(f"{way} {1e6 * seconds:.1f}" for way, seconds in self.ways)
-        return (f"columns of {self.windows.area} pixels for {self.windows.columns} {pixels}, "
-                f"{self.grouping.name}: {' + '.join(rows)}; estimated us a sample: {others}")
+        return f"{self.grouping.name}: {' + '.join(rows)} by {self.windows.columns} {pixels}"
 
     def cost(self, training):
         products = 3 if training else 1

@@ -9,33 +9,40 @@ REPETITIONS = 30
 
 
 def explain(step, profile):
-    """The text of a `CpuStep`'s plan, one line for each step and two for how it goes about it."""
+    """The text of a `CpuStep`'s plan: how it divides a batch, then a line for each step."""
     program, lowering = step.program, step.lowering
-    size, groups = step.micro_batch, len(step.sums)
-    lane = sum(one.numbers for one in lowering.steps) * step.sums.itemsize
-    largest = min(size, program.batch_size)
-    lines = [
-        f"plan on cpu: {program.dtype}, batches of up to {program.batch_size} in micro-batches of "
-        f"up to {size} samples, {_threads(step.threads)}",
-        f"memory: {_bytes(lane * largest)} for each thread's micro-batch; {groups} "
-        f"group{'s' * (groups > 1)} of micro-batches with gradients of "
-        f"{_bytes(lowering.gradient_size * step.sums.itemsize)}, added in order"]
+    largest = min(step.micro_batch, program.batch_size)
     times = _Times(step, largest) if profile else None
-    lines.append(_line("images", "gather", "place on the background, samples last, scale", times))
+    rows = [_row("images", "gather", None, "place on the background, samples last, scale", times)]
     for number, one in enumerate(lowering.steps):
-        cost = one.cost(training=True)
-        how = (f"{one.describe()}; {cost.multiply_adds:,} multiply-adds and {_bytes(cost.bytes)} "
-               f"a sample")
-        lines.append(_line(one.name, one.kind, how, times, number))
-    lines.append(_line("loss", program.loss.op, "loss, errors and gradient", times))
-    lines.append(_line("weights", "prepare",
-                       "bring the weights into the matrices above, once a batch", times))
-    lines.append(_line("gradients", "finish", "and their gradients back, once a batch", times))
-    lines.append(_line("update", str(program.optimizer), f"{program.n_parameters:,} parameters, "
-                       f"once a batch", times))
-    if times is not None:
+        rows.append(_row(one.name, one.kind, one.cost(training=True), one.describe(), times,
+                         number))
+    rows += [
+        _row("loss", program.loss.op, None, "loss, errors and gradient", times),
+        _row("weights", "prepare", None, "into the form above, once a batch", times),
+        _row("gradients", "finish", None, "and back, once a batch", times),
+        _row("update", program.optimizer.__class__.__name__, None,
+             f"{program.n_parameters:,} parameters, once a batch", times)]
+    lines = _heading(step, largest) + _table(rows)
+    for one in lowering.steps:
+        if one.considered:
+            lines.append(f"{one.name}: ways considered, estimated time of a sample: "
+                         + "; ".join(f"{way}, {1e6 * seconds:.1f}"
+                                     for way, seconds in one.considered))
+    if profile:
         lines.append(f"times: medians of {REPETITIONS} on one thread, a micro-batch of {largest}")
     return "\n".join(lines)
+
+
+def _heading(step, largest):
+    program, item = step.program, step.sums.itemsize
+    memory = sum(one.numbers for one in step.lowering.steps) * item * largest
+    groups = len(step.sums)
+    return [f"plan on cpu: {program.dtype}, batches of up to {program.batch_size} in micro-batches "
+            f"of up to {step.micro_batch}, {_threads(step.threads)}",
+            f"memory: {_bytes(memory)} for a thread's micro-batch; gradients of {groups} group"
+            f"{'s' * (groups > 1)} of micro-batches, {_bytes(step.sums[0].nbytes)} each, added in "
+            f"order; multiply-adds and bytes moved are those of one sample, forward and backward"]
 
 
 def _threads(threads):
@@ -45,13 +52,28 @@ def _threads(threads):
     return f"{threads} thread{'s' * (threads > 1)} with one BLAS thread each"
 
 
-def _line(name, kind, how, times, number=None):
-    line = f"{name}: {kind}, {how}"
-    if times is None:
-        return line
-    taken = times.of(name if number is None else number)
-    return line + "; " + ", ".join(f"{microseconds:.1f} us {which}".rstrip()
-                                   for which, microseconds in taken.items())
+def _row(name, kind, cost, how, times, number=None):
+    """The cells of one step: name, op, multiply-adds, bytes, times, and how it is done."""
+    work = ["", ""] if cost is None else [f"{cost.multiply_adds:,}", _bytes(cost.bytes)]
+    row = [name, kind, *work]
+    if times is not None:
+        taken = times.of(name if number is None else number)
+        row.append(" + ".join(f"{microseconds:.1f}" for microseconds in taken.values()) + " us")
+    return [*row, how]
+
+
+def _table(rows):
+    """The rows as lines, in columns; numbers to the right."""
+    head = ["step", "op", "multiply-adds", "bytes"]
+    head += ["forward + backward"] if len(rows[0]) > 5 else []
+    rows = [[*head, "how"], *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
+                 for column, (cell, width) in enumerate(zip(row, widths, strict=False))]
+        lines.append("  ".join([*cells, row[-1]]))
+    return lines
 
 
 def _bytes(count):

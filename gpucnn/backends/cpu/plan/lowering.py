@@ -17,7 +17,7 @@ from gpucnn.shapes import window_positions
 
 ONE = (1, 1)
 SAMPLES = 32        # of a micro-batch, as estimates have it
-POOLING_PASSES = 2  # over the pixels that pooling reads, forward and backward
+POOLING_PASSES = 1  # over the pixels that pooling reads, forward and backward
 
 
 @dataclass(frozen=True)

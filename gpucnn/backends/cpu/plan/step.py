@@ -26,6 +26,7 @@ class Step(ABC):
     name: str           # the layer's
     kind: str           # what it does, in a word or two
     layout: object      # the `Layout` of its output
+    considered = ()     # (way, estimated seconds of a sample) of each that could have been chosen
     gradient_size = 0   # numbers in the gradients by its weights, in the form it computes with
 
     @abstractmethod

@@ -6,13 +6,13 @@ import numpy as np
 
 # What an estimate counts with, in seconds, measured on one core of an AMD EPYC (family 25) and
 # rounded; only their proportions matter.
-MULTIPLY_ADD = 1 / 40e9
+MULTIPLY_ADD = 1 / 50e9
 MOVED_NUMBER = 0.2e-9
-RUN = 10e-9
+RUN = 12e-9
 CALL = 1.5e-6
 
 CALLS_OF_A_PRODUCT = 8     # NumPy calls for one product, forward and backward
-LEAST_ROWS = 4             # a product with fewer rows takes as long as with this many
+EXTRA_ROWS = 6             # a product takes as long as with so many more rows at full speed
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _seconds(stacks, windows, samples, first):
     moved = seconds_to_move(windows.run_length(samples))
     for stack in stacks:
         groups, n_inputs = stack.inputs.shape
-        rows = max(LEAST_ROWS, stack.outputs.shape[1] * pixels)
+        rows = stack.outputs.shape[1] * pixels + EXTRA_ROWS
         numbers = n_inputs * windows.area * windows.columns
         seconds += groups * numbers * (products * rows * MULTIPLY_ADD + passes * moved)
         seconds += CALLS_OF_A_PRODUCT * CALL / samples
