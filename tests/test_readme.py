@@ -13,7 +13,7 @@ from gpucnn.cli import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK, BACKWARD = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NETWORK, BACKWARD, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMAND_LINES = re.findall(r"^    (gpucnn .*?)(?:  +#.*)?$", README, re.MULTILINE)
 
 
@@ -33,6 +33,11 @@ def test_the_backward_pass_is_called_as_shown():
              "grad_y": generator.standard_normal((2, 16, 7, 7))}
     exec(BACKWARD, names)
     assert names["gradients"].grad_weight.shape == (60, 3, 3)
+
+
+def test_a_plan_is_explained_as_shown(capsys):
+    exec(EXPLAIN, {"gpucnn": gpucnn})
+    assert re.search(r"^c3 +conv2d .* us  one dense product", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_table_is_printed_as_shown():

@@ -9,7 +9,7 @@ from gpucnn.backends.cpu.plan.dense import Dense, covers
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.online import DirectDense, WideConv2d, WideSubsample2d
 from gpucnn.backends.cpu.plan.plain_op import PlainOp
-from gpucnn.backends.cpu.plan.pooling import SlabMaxPool2d, SlabSubsample2d
+from gpucnn.backends.cpu.plan.pooling import TiledMaxPool2d, TiledSubsample2d
 from gpucnn.backends.cpu.plan.tables import groupings, seconds_to_move
 from gpucnn.backends.cpu.plan.views import Flatten
 from gpucnn.backends.cpu.plan.windows import Windows
@@ -55,10 +55,10 @@ def lower(layers, input_shape, dtype):
             used = tuple(map(int.__mul__, way[0].cells, way[0].slabs))
             out = Layout(layer.output_shape[0], used, way[0].slabs, way[0].out_phases)
             step = Conv2d(layer, layout.scale, out, *way, ways, **common)
-        elif role == "slab subsample2d":
-            step = SlabSubsample2d(layer, layout, phases[number + 1], **common)
-        elif role == "slab max_pool2d":
-            step = SlabMaxPool2d(layer, layout, phases[number + 1])
+        elif role == "tiled subsample2d":
+            step = TiledSubsample2d(layer, layout, phases[number + 1], **common)
+        elif role == "tiled max_pool2d":
+            step = TiledMaxPool2d(layer, layout, phases[number + 1])
         else:
             step = _of_any_plan(layer, role, layout.scale, **common)
         steps.append(step)
@@ -91,7 +91,7 @@ def lower_online(layers, input_shape, parameters, gradients):
             pitch = out.size[1] if compact else pitch
         else:
             if role == "wide subsample2d":
-                step = WideSubsample2d(layer, layout.scale, **common)
+                step = WideSubsample2d(layer, layout, ONE, **common)
             elif role == "direct dense":
                 step = DirectDense(layer, layout.scale, parameters, gradients,
                                    scaled=common["scaled"])
@@ -120,7 +120,7 @@ def _role(layers, number):
         options = layer.options
         behind = number and _role(layers, number - 1) == "conv2d"
         if behind and options["pool_size"] == options["stride"]:
-            return f"slab {layer.op}"
+            return f"tiled {layer.op}"
         return "plain"
     return layer.op
 
@@ -143,7 +143,7 @@ def _scaled(roles):
     scale; the loss does not."""
     scaled = [False]
     for role in reversed(roles):
-        passed_on = role in ("flatten", "slab max_pool2d")
+        passed_on = role in ("flatten", "tiled max_pool2d")
         scaled.append(scaled[-1] if passed_on else role != "plain")
     return scaled[::-1]
 
@@ -155,9 +155,9 @@ def _windows(layers, roles):
     for number in reversed(range(len(layers))):
         if roles[number] != "conv2d":
             continue
-        pooled = number + 1 < len(layers) and roles[number + 1].startswith("slab")
+        pooled = number + 1 < len(layers) and roles[number + 1].startswith("tiled")
         slabs = layers[number + 1].options["pool_size"] if pooled else ONE
-        can_split = number == 0 or roles[number - 1].startswith(("conv2d", "slab"))
+        can_split = number == 0 or roles[number - 1].startswith(("conv2d", "tiled"))
         ways = sorted(_ways(layers[number], slabs, phases[number + 1 + pooled], can_split,
                             first=number == 0),
                       key=lambda way: way[1].seconds)

@@ -4,13 +4,12 @@ Maps keep the row pitch of the image that they were computed from: a convolution
 of the whole map as one run, and what it computes between the rows' ends is never read.
 """
 
-from math import prod
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.plan.conv2d import Conv2d, Conv2dRun
 from gpucnn.backends.cpu.plan.layout import Layout
+from gpucnn.backends.cpu.plan.pooling import TiledSubsample2d
 from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step, slot_of
 
@@ -104,41 +103,12 @@ class WideConv2dRun(Conv2dRun):
         np.add.reduce(self._by_shift, axis=(1, 2), out=self._grad_runs)
 
 
-class WideSubsample2d(Step):
+class WideSubsample2d(TiledSubsample2d):
     """Trainable subsampling by equal size and stride: rows are added, then a product with a matrix
     of ones adds columns and leaves out what lies between the rows' ends."""
 
-    kind = "subsample2d"
-
-    def __init__(self, layer, input_scale, *, scaled, dtype):
-        self.name = layer.name
-        self.pool_size = layer.options["pool_size"]
-        self.squash = Squash(layer.options["activation"], scaled=scaled)
-        self.layout = Layout(layer.output_shape[0], layer.output_shape[1:], scale=self.squash.scale)
-        self._slots = layer.parameters
-        self._input_scale = input_scale
-        self.gradient_size = 2 * self.layout.maps
-        mean = input_scale * self.squash.slope / prod(self.pool_size)
-        self.coefficient = np.full((self.layout.maps, 1), mean, dtype)
-        self.bias = np.zeros((self.layout.maps, 1), dtype)
-
     def describe(self):
         return f"sums of {self.pool_size[0]} rows, then of {self.pool_size[1]} columns by a product"
-
-    def cost(self, training):
-        outputs = prod(self.layout.shape(1))
-        area = prod(self.pool_size)
-        return Cost(outputs * area * (3 if training else 1),
-                    4 * outputs * (area + 2) * (2 if training else 1))
-
-    def weights(self):
-        factors = self._input_scale * self.squash.slope, self.squash.slope
-        return list(zip(self._slots, factors, (self.coefficient[:, 0], self.bias[:, 0]),
-                        strict=False))
-
-    def weight_gradients(self, sums):
-        maps = self.layout.maps
-        return [sums[:maps], sums[maps:]] if self._slots else []
 
     def bind(self, lane, x):
         return WideSubsample2dRun(self, lane, x)

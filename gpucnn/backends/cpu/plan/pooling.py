@@ -10,7 +10,7 @@ from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step
 
 
-class SlabSubsample2d(Step):
+class TiledSubsample2d(Step):
     """Trainable subsampling of equal size and stride."""
 
     kind = "subsample2d"
@@ -46,10 +46,10 @@ class SlabSubsample2d(Step):
         return [sums[:maps], sums[maps:]] if self._slots else []
 
     def bind(self, lane, x):
-        return SlabSubsample2dRun(self, lane, x)
+        return TiledSubsample2dRun(self, lane, x)
 
 
-class SlabSubsample2dRun(Run):
+class TiledSubsample2dRun(Run):
     """The gradient by the input is the same for all pixels of a window: of slabs, one is enough."""
 
     def __init__(self, step, lane, x):
@@ -102,7 +102,7 @@ class SlabSubsample2dRun(Run):
                 np.copyto(pixel, self._grad_pixel)
 
 
-class SlabMaxPool2d(Step):
+class TiledMaxPool2d(Step):
     """Max pooling of equal size and stride."""
 
     kind = "max_pool2d"
@@ -121,10 +121,10 @@ class SlabMaxPool2d(Step):
         return Cost(0, 4 * outputs * (prod(self.pool_size) + 1) * (2 if training else 1))
 
     def bind(self, lane, x):
-        return SlabMaxPool2dRun(self, lane, x)
+        return TiledMaxPool2dRun(self, lane, x)
 
 
-class SlabMaxPool2dRun(Run):
+class TiledMaxPool2dRun(Run):
     """The first pixel that holds the maximum takes the gradient."""
 
     def __init__(self, step, lane, x):

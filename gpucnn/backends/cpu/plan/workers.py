@@ -38,7 +38,11 @@ class Workers:
         for jobs in others:
             jobs.put((task, numbers, count, ended))
         errors = [_work(task, 0, numbers, count)]
-        errors += [ended.get() for _ in others]
+        while len(errors) <= len(others):  # also if interrupted: nobody works on behind our back
+            try:
+                errors.append(ended.get())
+            except KeyboardInterrupt as interrupt:
+                errors[0] = errors[0] or interrupt
         for error in errors:
             if error is not None:
                 raise error
