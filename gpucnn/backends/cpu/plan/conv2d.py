@@ -11,8 +11,8 @@ from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step, parts
 from gpucnn.backends.cpu.plan.tables import evenly_spaced, runs
 
-SMALL_MATRIX = 600  # numbers of weights
-CHUNK = 2048        # columns in a product with them
+SMALL_PRODUCT = 900_000  # multiply-adds; up to about 1e6 OpenBLAS does not copy its operands first
+SHORTEST_CHUNK = 256     # columns
 BAND_BYTES = 1024 * 1024  # of columns: about a core's L2 cache
 
 
@@ -269,12 +269,13 @@ class _Part:
         self._grad_columns = None
         self._additions = ()
         self._sums = self._gradient = None
-        # A single product is quicker as one of matrices than as a stack of one.
-        self._factors = [_alone(array) for array in (self._matrix, self._columns, self._product)]
-        self._by_weights = self._factors[1], self._factors[2].swapaxes(-1, -2)
-        self._chunked = _chunks(self._matrix, self._columns, self._product)
-        if self._chunked is not None and lane.training:
-            self._terms = lane.empty((len(self._chunked[0]), width, rows))
+        self._chunks = _chunk_count(matrix, columns)
+        self._factors = _alone(matrix), self._divided(self._columns)
+        self._products = self._divided(self._product)
+        self._by_weights = self._factors[1], self._products.swapaxes(-1, -2)
+        self._by_columns = _alone(self._window_matrix), self._products
+        if self._chunks > 1 and lane.training:
+            self._terms = lane.empty((self._chunks, width, rows))
 
     def _fill(self):
         """Bring the windows into the columns."""
@@ -285,12 +286,7 @@ class _Part:
 
     def forward(self):
         self._fill()
-        if self._chunked is not None:
-            columns, product = self._chunked
-            np.matmul(self._matrix[0], columns, out=product)
-        else:
-            matrix, columns, product = self._factors
-            np.matmul(matrix, columns, out=product)
+        np.matmul(*self._factors, out=self._products)
         if self._is_apart:
             self._maps[self._stack.outputs] = self._by_map()
 
@@ -306,8 +302,7 @@ class _Part:
 
     def bind_grad_columns(self, grad_columns):
         """Take the array for the gradient by the columns, ones apart."""
-        self._grad_columns = _alone(grad_columns)
-        self._by_columns = _alone(self._window_matrix), self._factors[2]
+        self._grad_columns = self._divided(grad_columns)
 
     def backward(self, sums, first):
         """Add the gradient by the weights to `sums`, that by the columns to the input's."""
@@ -323,9 +318,8 @@ class _Part:
         gradient = self._gradient
         term = gradient if first else self._lane.scratch(gradient.shape,
                                                          offset=self._behind_columns)
-        if self._chunked is not None:
-            columns, product = self._chunked
-            np.matmul(columns, product.swapaxes(1, 2), out=self._terms)
+        if self._chunks > 1:
+            np.matmul(*self._by_weights, out=self._terms)
             np.add.reduce(self._terms, axis=0, out=term)
         else:
             np.matmul(*self._by_weights, out=term)
@@ -335,6 +329,12 @@ class _Part:
             np.matmul(*self._by_columns, out=self._grad_columns)
         for pixels, term in self._additions:
             pixels += term
+
+    def _divided(self, stack):
+        """(groups, rows, columns), the only group alone, or in chunks of its columns."""
+        if self._chunks == 1:
+            return _alone(stack)
+        return stack[0].reshape(stack.shape[1], self._chunks, -1, copy=False).swapaxes(0, 1)
 
     def _by_map(self):
         return self._product.reshape(*self._stack.outputs.shape, -1, self._product.shape[2])
@@ -358,18 +358,18 @@ class _Part:
 
 
 def _alone(stack):
-    """The only matrix of a stack, or the stack."""
+    """The only matrix of a stack, which is quicker than a stack of one, or the stack."""
     return stack[0] if len(stack) == 1 else stack
 
 
-def _chunks(matrix, columns, product):
-    """A small matrix's columns and product as (chunks, rows, columns of a chunk), or None. BLAS is
-    quicker with products so small that it need not copy their parts."""
-    count = -(-columns.shape[2] // CHUNK)
-    if len(matrix) > 1 or matrix.size > SMALL_MATRIX or count == 1 or columns.shape[2] % count:
-        return None
-    return tuple(whole[0].reshape(len(whole[0]), count, -1, copy=False).swapaxes(0, 1)
-                 for whole in (columns, product))
+def _chunk_count(matrix, columns):
+    """Into how many equal chunks of columns a stack's product is divided, so that each is small
+    enough for BLAS to start on it at once; 1 where no number fits."""
+    if len(matrix) > 1:
+        return 1
+    least = -(-matrix.size * columns // SMALL_PRODUCT)
+    return next((count for count in range(least, columns // SHORTEST_CHUNK + 1)
+                 if columns % count == 0), 1)
 
 
 def maps_view(array, maps):

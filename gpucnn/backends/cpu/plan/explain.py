@@ -11,7 +11,7 @@ REPETITIONS = 30
 def explain(step, profile):
     """The text of a `CpuStep`'s plan: how it divides a batch, then a line for each step."""
     program, lowering = step.program, step.lowering
-    largest = min(step.micro_batch, program.batch_size)
+    largest = step.largest_part
     times = _Times(step, largest) if profile else None
     rows = [_row("images", "gather", None, "place on the background, samples last, scale", times)]
     for number, one in enumerate(lowering.steps):
@@ -39,7 +39,7 @@ def _heading(step, largest):
     memory = sum(one.numbers for one in step.lowering.steps) * item * largest
     groups = len(step.sums)
     return [f"plan on cpu: {program.dtype}, batches of up to {program.batch_size} in micro-batches "
-            f"of up to {step.micro_batch}, {_threads(step.threads)}",
+            f"of up to {largest}, {_threads(step.threads)}",
             f"memory: {_bytes(memory)} for a thread's micro-batch; gradients of {groups} group"
             f"{'s' * (groups > 1)} of micro-batches, {_bytes(step.sums[0].nbytes)} each, added in "
             f"order; multiply-adds and bytes moved are those of one sample, forward and backward"]

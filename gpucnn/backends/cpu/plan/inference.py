@@ -5,9 +5,8 @@ import threading
 import numpy as np
 
 from gpucnn.backends.base import CompiledOutputs
-from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch
+from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch, shares
 from gpucnn.backends.cpu.plan.lowering import lower
-from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import one_blas_thread
 
@@ -28,7 +27,7 @@ class CpuOutputs(CompiledOutputs):
         self._lock = threading.Lock()
 
     def outputs(self, images, out):
-        pieces = parts(len(images), self._micro_batch)
+        pieces = shares(len(images), self._micro_batch)
 
         def compute(worker, number):
             piece = pieces[number]

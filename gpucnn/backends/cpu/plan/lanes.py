@@ -4,10 +4,10 @@ import numpy as np
 
 from gpucnn.backends.cpu.plan.answers import Answers, OneAnswer
 from gpucnn.backends.cpu.plan.images import Images
-from gpucnn.backends.cpu.plan.step import Lane
+from gpucnn.backends.cpu.plan.step import Lane, parts
 
 LANE_BYTES = 24 * 1024 * 1024  # what the steps of a micro-batch keep
-MICRO_BATCHES = (32, 16, 8, 4, 2, 1)
+MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
 SIZES_KEPT = 3                 # a whole batch has parts of two sizes, an epoch ends with another
 
 
@@ -15,6 +15,12 @@ def micro_batch(steps, itemsize):
     """The largest number of samples whose work in `steps` stays within `LANE_BYTES`."""
     sample = itemsize * sum(step.numbers for step in steps)
     return next((size for size in MICRO_BATCHES if size * sample <= LANE_BYTES), 1)
+
+
+def shares(samples, most):
+    """A batch as parts of at most `most` samples, and as two if it has more than half as many, so
+    that two threads can work on it. The threads there are play no role."""
+    return parts(samples, min(most, -(-samples // 2)) if samples > most // 2 else most)
 
 
 class InferenceLane:

@@ -5,7 +5,7 @@ import numpy as np
 from gpucnn.backends.base import CompiledStep
 from gpucnn.backends.cpu.plan.explain import explain
 from gpucnn.backends.cpu.plan.images import ImagesAhead
-from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch
+from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch, shares
 from gpucnn.backends.cpu.plan.lowering import lower, lower_online
 from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
@@ -30,7 +30,9 @@ class CpuStep(CompiledStep):
         self.gradients = gradients
         self.lowering = self._lower()
         self.micro_batch = self._micro_batch()
-        most = len(parts(program.batch_size, self.micro_batch))
+        pieces = shares(program.batch_size, self.micro_batch)
+        self.largest_part = max(piece.stop - piece.start for piece in pieces)
+        most = len(pieces)
         groups = len(_groups(most))
         self._workers = Workers(min(groups, usable_threads(threads)))
         self.sums = np.zeros((groups, self.lowering.gradient_size), parameters.dtype)
@@ -78,7 +80,7 @@ class CpuStep(CompiledStep):
         samples = len(order)
         for step in self.lowering.steps:
             step.prepare()
-        pieces = parts(samples, self.micro_batch)
+        pieces = shares(samples, self.micro_batch)
         groups = _groups(len(pieces))
         self._totals[:len(pieces)] = 0
 
