@@ -121,7 +121,7 @@ class Network:
         time on a GPU; the CPU divides them by its caches. threads: as in `compile_step`.
         """
         batch_size = whole_number(batch_size, "batch_size", least=1)
-        threads = self._checked_threads(threads)
+        threads = self.checked_threads(threads)
         images = self.checked_images(images)
         shape = self._padded_shape(images.shape[2:])
         outputs = np.empty((len(images), *self._walk(shape)[-1]), self.dtype)
@@ -184,7 +184,7 @@ class Network:
         """
         program = self.program(loss=loss, optimizer=optimizer, batch_size=batch_size)
         compiled = self.backend.compile(program, self.parameters.flat, self.gradients.flat,
-                                        threads=self._checked_threads(threads))
+                                        threads=self.checked_threads(threads))
         if compiled is None:
             return PlainPlan(self, program)
         return CompiledPlan(self, program, compiled)
@@ -299,7 +299,8 @@ class Network:
 
     # -- checks --------------------------------------------------------------------------------
 
-    def _checked_threads(self, threads):
+    def checked_threads(self, threads):
+        """`threads`, if it is None or a number of threads for a network on the CPU."""
         if threads is None:
             return None
         if self.backend.device != "cpu":

@@ -11,6 +11,7 @@ from gpucnn.cli.options import (
     load_data,
     make_console,
     open_network,
+    threads_option,
     trained_model_argument,
 )
 from gpucnn.errors import DataError
@@ -24,7 +25,8 @@ MOST_COLUMNS = 20  # a wider table does not fit a terminal
 @click.option("--set", "part", type=click.Choice(["test", "train"]), default="test",
               show_default=True, help="Which of the two sets.")
 @device_option
-def evaluate(model, data, part, device):
+@threads_option
+def evaluate(model, data, part, device, threads):
     """Measure a trained network's error.
 
     Prints it, and which class is how often taken for which.
@@ -34,7 +36,8 @@ def evaluate(model, data, part, device):
     network = open_network(model, device)
     train, test, _ = load_data(data)
     dataset = test if part == "test" else train
-    counts = confusion(dataset.labels, _answers(network, dataset), network.output_shape[0])
+    counts = confusion(dataset.labels, _answers(network, dataset, threads),
+                       network.output_shape[0])
     console = make_console()
     console.print(describe_device(network), soft_wrap=True)
     console.print(describe_error(int(counts.sum() - np.trace(counts)), len(dataset), part))
@@ -49,12 +52,12 @@ def confusion(labels, answers, classes):
     return counts
 
 
-def _answers(network, dataset):
+def _answers(network, dataset, threads):
     classes = network.output_shape[0]
     if len(dataset) == 0 or dataset.labels.max() >= classes:
         raise DataError(f"evaluate: expected images with labels of 0 to {classes - 1}, as many as "
                         f"the network has outputs, got {dataset!r}")
-    answers = network.predict(dataset.images)
+    answers = network.predict(dataset.images, threads=threads)
     if answers.ndim != 1:
         raise DataError(f"evaluate: expected one answer an image, got {answers.shape[1]}x"
                         f"{answers.shape[2]} from {dataset!r}")

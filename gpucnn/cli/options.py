@@ -21,6 +21,10 @@ data_option = click.option(
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
     help="Where to compute; auto takes CUDA where it is usable.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N",
+    help="How many threads of the CPU work; results do not depend on it. [default: as many as "
+         "there are cores]")
 model_option = click.option(
     "--model", type=click.Choice(list(MODELS)), default="lenet5", show_default=True,
     help="LeNet-5 of LeCun et al. 1998, or a small net of two stages.")

@@ -10,6 +10,7 @@ from gpucnn.cli.group import one_line
 from gpucnn.cli.options import (
     device_option,
     open_network,
+    threads_option,
     trained_model_argument,
 )
 from gpucnn.errors import GpucnnError, MissingDependencyError, ShapeError
@@ -27,8 +28,9 @@ LARGEST_MARGIN = 4  # LeNet-5 pads the 28x28 digits that it is trained on to 32x
 @click.option("--invert/--no-invert", default=None,
               help="Take the ink as dark, or as light. [default: dark if the border is light]")
 @device_option
+@threads_option
 @click.pass_context
-def predict(context, model, images, strip, invert, device):
+def predict(context, model, images, strip, invert, device, threads):
     """Read the digits in pictures.
 
     Prints what the network in MODEL reads in each, and how sure it is.
@@ -39,6 +41,7 @@ def predict(context, model, images, strip, invert, device):
     that `gpucnn train` or gpucnn.save_network wrote, or a run's directory.
     """
     network = open_network(model, device)
+    network.checked_threads(threads)
     if network.input_shape[0] != 1:
         raise ShapeError(f"predict: expected a network of one input map, got one of "
                          f"{network.input_shape[0]}")
@@ -46,7 +49,7 @@ def predict(context, model, images, strip, invert, device):
     failed = False
     for path in images:
         try:
-            first, *others = _read(network, path, strip, invert)
+            first, *others = _read(network, path, strip, invert, threads)
             click.echo(f"{path!s:<{width}}  {first}")
             for line in others:
                 click.echo(f"{'':<{width}}  {line}")
@@ -61,13 +64,13 @@ def predict(context, model, images, strip, invert, device):
         context.exit(1)
 
 
-def _read(network, path, strip, invert):
+def _read(network, path, strip, invert, threads):
     """The lines of the answer to one picture: one, but for a strip higher than the network."""
     picture = gpucnn.read_picture(path, invert=invert)
     size = network.input_shape[1:]
     if not strip and any(extent > limit for extent, limit in zip(picture.shape, size, strict=True)):
         picture = gpucnn.fit_digit(picture, tuple(map(_digit_size, size)))
-    outputs = network.outputs(picture[np.newaxis])[0]
+    outputs = network.outputs(picture[np.newaxis], threads=threads)[0]
     outputs = outputs.reshape(len(outputs), -1, outputs.shape[-1] if outputs.ndim == 3 else 1)
     if strip:
         return [" ".join(map(str, row)) for row in outputs.argmax(axis=0)]

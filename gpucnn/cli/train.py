@@ -21,6 +21,7 @@ from gpucnn.cli.options import (
     make_network,
     model_option,
     seed_option,
+    threads_option,
 )
 from gpucnn.cli.recipe import SCHEDULES, complete, describe, make_optimizer, make_schedule
 from gpucnn.cli.report import EpochReport
@@ -55,6 +56,7 @@ SHARE = click.FloatRange(min=0)
                    "[default: 1 with cross_entropy, 0 with mse]")
 @seed_option
 @device_option
+@threads_option
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
               show_default=True)
 @click.option("--validation", type=COUNT, metavar="N",
@@ -69,7 +71,7 @@ SHARE = click.FloatRange(min=0)
               help="Go on with the run in --out, with its own options, to the same result.")
 @click.option("--quiet", is_flag=True, help="Print the test error alone.")
 @click.pass_context
-def train(context, out, resume, quiet, device, **options):
+def train(context, out, resume, quiet, device, threads, **options):
     """Train a network.
 
     Writes the network, its history and pictures to a directory of the run.
@@ -92,18 +94,20 @@ def train(context, out, resume, quiet, device, **options):
     settings = complete(options, len(training))
     network = make_network(settings["model"], settings["loss"], training.classes,
                            seed=settings["seed"], dtype=settings["dtype"], device=device)
+    network.checked_threads(threads)  # before anything is written
     run = RunDirectory(out or default_path(settings["model"], data_name))
     console = make_console(quiet=quiet)
     console.print(_heading(network, training, held_out, test, data_name, settings), soft_wrap=True)
     if not resume:
         run.begin(_without_relative_paths(settings))
-    answers = _train(context, network, training, held_out, test, settings, run, console, resume)
+    answers = _train(context, network, training, held_out, test, settings, run, console, resume,
+                     threads)
     wrong = int(np.count_nonzero(answers != test.labels))
     click.echo(describe_error(wrong, len(test)))
     console.print(f"\nwritten to {run.path}\n{run.listing()}", soft_wrap=True)
 
 
-def _train(context, network, training, held_out, test, settings, run, console, resume):
+def _train(context, network, training, held_out, test, settings, run, console, resume, threads):
     """Train, write the results, and return the answers to the test images."""
     report = EpochReport(console, settings["epochs"], len(training), _name(held_out))
     try:
@@ -113,8 +117,8 @@ def _train(context, network, training, held_out, test, settings, run, console, r
             optimizer=make_optimizer(settings), schedule=make_schedule(settings),
             shift=settings["shift"], seed=settings["seed"],
             early_stopping=settings["early_stopping"], checkpoint=run.checkpoint, resume=resume,
-            progress=report)
-        answers = network.predict(test.images)
+            progress=report, threads=threads)
+        answers = network.predict(test.images, threads=threads)
         run.finish(network, history, test, answers, _name(held_out))
     except KeyboardInterrupt:
         click.echo(f"\nInterrupted in epoch {report.epoch} of {settings['epochs']}. To go on: "

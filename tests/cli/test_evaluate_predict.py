@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import gpucnn
-from tests.cli.calls import fail, run, succeed
+from tests.cli.calls import fail, refuse, run, succeed
 
 
 def save_picture(path, pixels):
@@ -130,3 +130,40 @@ def test_evaluate_of_an_interrupted_run_says_how_to_finish_it(trained, tmp_path)
     message = fail("evaluate", tmp_path)
     assert "got one that was interrupted" in message
     assert f"gpucnn train --resume --out {tmp_path}" in message
+
+
+@pytest.fixture
+def digit(tmp_path):
+    """A picture of one test digit."""
+    return save_picture(tmp_path / "digit.png", gpucnn.digits()[1].images[0, 0])
+
+
+def test_evaluate_and_predict_hand_the_number_of_threads_on(reader, digit, monkeypatch):
+    given, outputs = [], gpucnn.Network.outputs
+
+    def noted(*arguments, threads=None, **keywords):
+        given.append(threads)
+        return outputs(*arguments, threads=threads, **keywords)
+
+    monkeypatch.setattr(gpucnn.Network, "outputs", noted)
+    for command in (("evaluate", reader), ("predict", reader, digit)):
+        answers = [succeed(*command, "--device", "cpu", *options)
+                   for options in ((), ("--threads", 1), ("--threads", 2))]
+        assert answers[0] == answers[1] == answers[2]
+        assert given == [None, 1, 2]
+        given.clear()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_threads_on_cuda_are_explained(command, reader, digit, monkeypatch, cuda_on_cpu):
+    for module in ("network", "checkpoint"):
+        monkeypatch.setattr(f"gpucnn.{module}.get_backend", lambda device: cuda_on_cpu)
+    rest = [digit] if command == "predict" else []
+    message = fail(command, reader, *rest, "--device", "cuda", "--threads", 2)
+    assert message.startswith("Error: threads: expected none on cuda") and "got 2" in message
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_number_of_threads_below_one_is_refused(command, reader, digit):
+    rest = [digit] if command == "predict" else []
+    assert "--threads" in refuse(command, reader, *rest, "--threads", 0)

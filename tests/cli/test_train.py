@@ -10,7 +10,7 @@ from PIL import Image
 
 import gpucnn
 from gpucnn.cli import recipe
-from tests.cli.calls import RESULTS, SMALL, fail, process, refuse, succeed
+from tests.cli.calls import RESULTS, SMALL, fail, process, refuse, run, succeed
 
 
 def test_train_prints_device_data_summary_epochs_error_and_files(trained):
@@ -183,6 +183,54 @@ def test_settings_that_are_left_open_follow_loss_batch_and_data():
     assert complete("cross_entropy", 64, optimizer="adam") == [40, 0.002, 0, 0, 1]
 
 
+def test_the_number_of_threads_is_handed_on_and_not_noted(data, tmp_path, monkeypatch):
+    given, fit, predict = [], gpucnn.fit, gpucnn.Network.predict
+
+    def noted(function):
+        def call(*arguments, threads=None, **keywords):
+            given.append((function.__name__, threads))
+            return function(*arguments, threads=threads, **keywords)
+        return call
+
+    monkeypatch.setattr(gpucnn, "fit", noted(fit))
+    monkeypatch.setattr(gpucnn.Network, "predict", noted(predict))
+    succeed("train", *SMALL, "--data", data, "--epochs", 1, "--threads", 2, "--out", tmp_path)
+    assert set(given) == {("fit", 2), ("predict", 2)}
+    assert "threads" not in json.loads((tmp_path / "settings.json").read_text())["options"]
+    given.clear()
+    succeed("train", "--resume", "--out", tmp_path, "--device", "cpu")
+    assert set(given) == {("fit", None), ("predict", None)}
+
+
+def test_a_run_is_resumed_with_another_number_of_threads_to_the_same_result(
+        trained, data, tmp_path, monkeypatch):
+    fit = gpucnn.fit
+
+    def interrupted(*arguments, **keywords):
+        def stop(record):
+            raise KeyboardInterrupt
+        return fit(*arguments, on_epoch=stop, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpucnn, "fit", interrupted)
+        result = run("train", *SMALL, "--data", data, "--epochs", 2, "--threads", 1,
+                     "--out", tmp_path)
+    assert result.exit_code == 130 and not (tmp_path / "model.safetensors").exists()
+    printed = succeed("train", "--resume", "--out", tmp_path, "--threads", 2, "--device", "cpu")
+    assert "epoch 1/2" not in printed and "epoch 2/2" in printed
+    assert ((tmp_path / "model.safetensors").read_bytes()
+            == (trained[0] / "model.safetensors").read_bytes())
+
+
+def test_threads_on_cuda_are_explained_before_anything_is_written(
+        data, tmp_path, monkeypatch, cuda_on_cpu):
+    monkeypatch.setattr("gpucnn.network.get_backend", lambda device: cuda_on_cpu)
+    message = fail("train", "--data", data, "--epochs", 1, "--device", "cuda", "--threads", 2,
+                   "--out", tmp_path / "run")
+    assert "threads: expected none on cuda" in message and "got 2" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_diverging_run_ends_with_one_line(data, tmp_path):
     message = fail("train", *SMALL, "--data", data, "--epochs", 1, "--lr", 1e30, "--out", tmp_path)
     assert "training diverged; lower the learning rate" in message
@@ -207,6 +255,7 @@ def test_train_explains_a_setting_that_it_cannot_take(arguments, message, tmp_pa
 @pytest.mark.parametrize("arguments", [
     ["--epochs", "0"], ["--batch-size", "-3"], ["--lr", "fast"], ["--lr", "0"],
     ["--momentum", "1"], ["--seed", "-1"], ["--seed", str(2**64)], ["--model", "lenet"],
-    ["--loss", "hinge"], ["--shift", "-1"], ["--epoch", "3"], ["digits"]], ids=" ".join)
+    ["--loss", "hinge"], ["--shift", "-1"], ["--epoch", "3"], ["digits"],
+    ["--threads", "0"], ["--threads", "all"]], ids=" ".join)
 def test_train_refuses_options_out_of_range(arguments):
     assert "Error: " in refuse("train", *arguments)

@@ -17,8 +17,9 @@ def cores():
 
 
 def can_limit_blas():
-    """Whether `one_blas_thread` has what it needs: threadpoolctl."""
-    return _limit() is not None
+    """Whether `one_blas_thread` can hold BLAS to one thread in every thread of the process: it
+    takes threadpoolctl, and a BLAS that does not keep a number for each thread."""
+    return _limit() is not None and _limit().holds_in_all_threads
 
 
 @contextlib.contextmanager
@@ -47,6 +48,10 @@ class _Limit:
 
     def __init__(self, controller):
         self._controller = controller
+        self.holds_in_all_threads = not any(
+            library.internal_api == "openblas"
+            and getattr(library, "threading_layer", None) == "openmp"
+            for library in controller.lib_controllers)
         self._lock = threading.Lock()
         self._inside = 0
         self._limiter = None
@@ -54,6 +59,7 @@ class _Limit:
     def enter(self):
         with self._lock:
             if self._inside == 0:
+                _take_control()
                 self._limiter = self._controller.limit(limits=1, user_api="blas")
             self._inside += 1
 
@@ -61,8 +67,20 @@ class _Limit:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
+                _take_control()
                 self._limiter.restore_original_limits()
+                _take_control()
                 self._limiter = None
+
+
+def _take_control():
+    """threadpoolctl 3.8 and newer heeds, for OpenBLAS, one thread alone, the first that has set a
+    limit and lives, until it is told that another may."""
+    import threadpoolctl
+
+    openblas = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(openblas, "clear_controlling_thread"):
+        openblas.clear_controlling_thread(force=True)
 
 
 @functools.cache

@@ -47,8 +47,8 @@ def _heading(step, largest):
 
 def _threads(threads):
     if threads is None:
-        return ("1 thread; BLAS has as many as it likes, as threadpoolctl is not installed "
-                "(pip install threadpoolctl), so another number may give other last bits")
+        return ("1 thread; BLAS has as many as it likes, as it cannot be held to one in every "
+                "thread (pip install threadpoolctl), so another number may give other last bits")
     return f"{threads} thread{'s' * (threads > 1)} with one BLAS thread each"
 
 

@@ -75,13 +75,14 @@ def lower_online(layers, input_shape, parameters, gradients):
     for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
         common = {"scaled": scaled[number + 1], "dtype": parameters.dtype}
         if role in ("conv2d", "wide conv2d"):
-            pitch += 2 * layer.options["padding"][1]
+            if any(layer.options["padding"]):  # padding takes an array without gaps
+                pitch = layer.input_shape[2] + 2 * layer.options["padding"][1]
             out = Layout(layer.output_shape[0], layer.output_shape[1:])
             windows = Windows(layer.options["kernel_size"], layer.options["stride"], out.size,
                               ONE, ONE, ONE, True)
             if role == "wide conv2d":
                 windows = replace(windows, run=(out.size[0] - 1) * pitch + out.size[1])
-                compact = roles[number + 1:] == [] or not roles[number + 1].startswith("wide")
+                compact = not _takes_gaps(layers[number + 1:], roles[number + 1:])
                 make = partial(WideConv2d, compact=compact)
             else:
                 make, compact = Conv2d, True
@@ -101,6 +102,13 @@ def lower_online(layers, input_shape, parameters, gradients):
         steps.append(step)
         layout = step.layout
     return Lowering(tuple(steps), input_layout)
+
+
+def _takes_gaps(layers, roles):
+    """Whether the first of some layers reads maps whose rows lie apart; one that pads gives back a
+    gradient with numbers in the gaps."""
+    return bool(roles) and roles[0].startswith("wide") and not any(
+        layers[0].options.get("padding", ()))
 
 
 def _of_any_plan(layer, role, input_scale, *, scaled, dtype):

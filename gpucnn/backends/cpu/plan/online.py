@@ -62,7 +62,9 @@ class WideConv2dRun(Conv2dRun):
     def bind_backward(self, grad_output, needs_grad_input):
         super().bind_backward(grad_output, needs_grad_input)
         self._given = grad_output
-        if grad_output.strides == self._pixels.strides:
+        self._is_shared = (self.output is self._pixels
+                           and grad_output.strides == self._pixels.strides)
+        if self._is_shared:
             self._grad = wide(grad_output).reshape(self._stored.shape)
         else:
             self._grad = self._lane.zeros(self._stored.shape)
@@ -93,7 +95,7 @@ class WideConv2dRun(Conv2dRun):
         self._grad_runs = wide(self._grad_source).reshape(maps, -1)[:, :length]
 
     def backward(self, sums, first):
-        if self._given.strides != self._pixels.strides:
+        if not self._is_shared:
             np.copyto(self._grad_pixels, self._given)
         if self._grad_source is None or not self._skewed:
             super().backward(sums, first)
