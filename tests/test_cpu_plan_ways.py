@@ -26,7 +26,7 @@ from gpucnn import (
     lenet5,
     two_stage,
 )
-from gpucnn.backends.cpu.plan import conv2d, lanes, lowering, tables
+from gpucnn.backends.cpu.plan import conv2d, lanes, lowering, products, tables
 from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.windows import Windows
 from gpucnn.models import TWO_STAGE_C3
@@ -293,10 +293,10 @@ class Several:
             "bands", bands(step, samples)))
 
     def chunks(self):
-        count = conv2d._chunk_count
-        self._monkeypatch.setattr(conv2d, "SMALL_PRODUCT", 5_000)
-        self._monkeypatch.setattr(conv2d, "SHORTEST_CHUNK", 4)
-        self._monkeypatch.setattr(conv2d, "_chunk_count", lambda matrix, columns: self._noted(
+        count = products._chunk_count
+        self._monkeypatch.setattr(products, "SMALL_PRODUCT", 5_000)
+        self._monkeypatch.setattr(products, "SHORTEST_CHUNK", 4)
+        self._monkeypatch.setattr(products, "_chunk_count", lambda matrix, columns: self._noted(
             "chunks", range(count(matrix, columns))).stop)
 
     def _noted(self, kind, several):

@@ -1,7 +1,7 @@
 """Plans of the NumPy backend: a network lowered to named steps on batch-last micro-batches.
 
 Read in this order: `layout` (how maps lie in memory), `step` (what a plan is made of), the steps
-themselves (`images`, `conv2d` with `windows` and `tables`, `pooling`, `dense`, `views`, `plain_op`,
+themselves (`images`, `conv2d` with `windows`, `tables` and `products`, `pooling`, `dense`, `views`, `plain_op`,
 `answers`; `online` for one sample at a time), `lowering` (from layers to steps), `lanes` (a
 micro-batch's memory and its runs), `workers` (threads), `training` and `inference` (the plans),
 `explain`.
