@@ -1,10 +1,10 @@
 """Plans of the NumPy backend: a network lowered to named steps on batch-last micro-batches.
 
 Read in this order: `layout` (how maps lie in memory), `step` (what a plan is made of), the steps
-themselves (`images`, `conv2d` with `windows`, `tables` and `products`, `pooling`, `dense`, `views`, `plain_op`,
-`answers`; `online` for one sample at a time), `lowering` (from layers to steps), `lanes` (a
-micro-batch's memory and its runs), `workers` (threads), `training` and `inference` (the plans),
-`explain`.
+themselves (`images`, `conv2d` with `windows`, `tables` and `products`, `pooling`, `dense`, `views`,
+`plain_op`, `answers`; `online` for one sample at a time), `lowering` (from layers to steps),
+`lanes` (a micro-batch's memory and its runs), `workers` (threads), `training` and `inference` (the
+plans), `explain`.
 
 To lower a new layer: write a `Step` that holds its geometry and its weights in the form that it
 computes with, and a `Run` that binds it to a lane: views and buffers in `__init__` and
