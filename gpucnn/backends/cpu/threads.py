@@ -85,7 +85,8 @@ def _take_control():
 
 @functools.cache
 def _limit():
-    """The process's limit on the BLAS libraries that are loaded, or None without threadpoolctl."""
+    """The process's limit on the BLAS libraries that are loaded at the first call, NumPy's among
+    them, or None without threadpoolctl."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
