@@ -4,7 +4,7 @@ from itertools import cycle
 from statistics import median
 
 from benchmarks.sides import OURS
-from gpucnn.plots import INK, MUTED, png, require_matplotlib
+from gpucnn.plots import INK, MUTED, png, require_matplotlib, style
 
 __all__ = ["png", "require_matplotlib", "throughput"]
 
@@ -71,11 +71,5 @@ def _dress(axes, sizes):
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.set_xlabel("batch size", color=MUTED)
     axes.set_ylabel("samples per second", color=MUTED)
-    axes.tick_params(which="both", colors=MUTED, labelsize=9)
-    axes.grid(True, which="major", color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c4c9d1")
+    style(axes)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)

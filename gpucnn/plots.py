@@ -111,6 +111,13 @@ def _draw(axes, epochs, curves, label):
     axes.set_ylabel(label, color=MUTED)
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+    style(axes)
+    if len(curves) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+
+
+def style(axes):
+    """Give matplotlib axes the look of this library's pictures: a pale grid, two spines."""
     axes.tick_params(which="both", colors=MUTED, labelsize=9)
     axes.grid(True, which="major", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -118,8 +125,6 @@ def _draw(axes, epochs, curves, label):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color("#c4c9d1")
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
 
 
 def _summary(record, held_out):

@@ -49,13 +49,12 @@ class Conv2d(Step):
                 for stack, index in zip(self.grouping.stacks, self._index, strict=True)]
         return f"{self.grouping.name}: {' + '.join(rows)} by {self.windows.columns} {pixels}"
 
-    def cost(self, training):
-        products = 3 if training else 1
+    def cost(self, products):
         numbers = sum(index.shape[0] * index.shape[2] for index in self._index)
         rows = sum(index.shape[0] * index.shape[1] for index in self._index)
         multiply_adds = sum(index.size for index in self._index) * self.windows.columns
         moved = (2 * numbers + 2 * rows) * self.windows.columns
-        return Cost(products * multiply_adds, products * 4 * moved)
+        return Cost(products * multiply_adds, products * moved)
 
     # -- weights -------------------------------------------------------------------------------
 

@@ -41,11 +41,10 @@ class Dense(Step):
         return (f"({self.out_features}, {self.in_features}) matrix by {self.positions} column"
                 f"{'s' * (self.positions > 1)} a sample")
 
-    def cost(self, training):
-        products = 3 if training else 1
+    def cost(self, products):
         weights = self.out_features * self.in_features
         moved = 2 * (self.in_features + 2 * self.out_features) * self.positions
-        return Cost(products * weights * self.positions, products * 4 * moved)
+        return Cost(products * weights * self.positions, products * moved)
 
     def scratch_size(self, samples):
         return self.gradient_size

@@ -15,8 +15,9 @@ def explain(step, profile):
     times = _Times(step, largest) if profile else None
     rows = [_row("images", "gather", None, "place on the background, samples last, scale", times)]
     for number, one in enumerate(lowering.steps):
-        rows.append(_row(one.name, one.kind, one.cost(training=True), one.describe(), times,
-                         number))
+        cost = one.cost(products=3 if number else 2)
+        work = f"{cost.multiply_adds:,}", _bytes(cost.numbers * step.sums.itemsize)
+        rows.append(_row(one.name, one.kind, work, one.describe(), times, number))
     rows += [
         _row("loss", program.loss.op, None, "loss, errors and gradient", times),
         _row("weights", "prepare", None, "into the form above, once a batch", times),
@@ -52,10 +53,9 @@ def _threads(threads):
     return f"{threads} thread{'s' * (threads > 1)} with one BLAS thread each"
 
 
-def _row(name, kind, cost, how, times, number=None):
+def _row(name, kind, work, how, times, number=None):
     """The cells of one step: name, op, multiply-adds, bytes, times, and how it is done."""
-    work = ["", ""] if cost is None else [f"{cost.multiply_adds:,}", _bytes(cost.bytes)]
-    row = [name, kind, *work]
+    row = [name, kind, *(work or ("", ""))]
     if times is not None:
         taken = times.of(name if number is None else number)
         row.append(" + ".join(f"{microseconds:.1f}" for microseconds in taken.values()) + " us")

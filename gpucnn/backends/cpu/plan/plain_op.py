@@ -33,10 +33,10 @@ class PlainOp(Step):
     def describe(self):
         return "the plain op, window pixel by window pixel"
 
-    def cost(self, training):
+    def cost(self, products):
         moved = prod(self._layer.input_shape) + prod(self._layer.output_shape)
-        return Cost(self._layer.multiply_adds * (3 if training else 1),
-                    4 * moved * (2 if training else 1))
+        return Cost(self._layer.multiply_adds * products,
+                    moved * 2)
 
     def weights(self):
         return list(zip(self._layer.parameters, (1, 1), (self.coefficient, self.bias),

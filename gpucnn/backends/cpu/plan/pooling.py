@@ -31,10 +31,10 @@ class TiledSubsample2d(Step):
     def describe(self):
         return f"sums of {prod(self.pool_size)} pixels"
 
-    def cost(self, training):
+    def cost(self, products):
         outputs = prod(self.layout.shape(1))
-        return Cost(outputs * prod(self.pool_size) * (3 if training else 1),
-                    4 * outputs * (prod(self.pool_size) + 2) * (2 if training else 1))
+        return Cost(outputs * prod(self.pool_size) * products,
+                    outputs * (prod(self.pool_size) + 2) * 2)
 
     def weights(self):
         factors = self._input_scale * self.squash.slope, self.squash.slope
@@ -116,9 +116,9 @@ class TiledMaxPool2d(Step):
     def describe(self):
         return f"maxima of {prod(self.pool_size)} pixels"
 
-    def cost(self, training):
+    def cost(self, products):
         outputs = prod(self.layout.shape(1))
-        return Cost(0, 4 * outputs * (prod(self.pool_size) + 1) * (2 if training else 1))
+        return Cost(0, outputs * (prod(self.pool_size) + 1) * 2)
 
     def bind(self, lane, x):
         return TiledMaxPool2dRun(self, lane, x)

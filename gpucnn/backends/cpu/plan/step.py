@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Cost:
-    """The work of one sample in a step: multiply-adds and bytes moved, forward and backward."""
+    """The work of one sample in a step: multiply-adds and numbers moved, forward and backward."""
 
     multiply_adds: int
-    bytes: int
+    numbers: int
 
 
 class Step(ABC):
@@ -34,8 +34,9 @@ class Step(ABC):
         """How it does it, in a line, for `explain`."""
 
     @abstractmethod
-    def cost(self, training):
-        """`Cost` of one sample."""
+    def cost(self, products):
+        """`Cost` of one sample: `products` are forward, by weights and, but for the first step, by
+        inputs."""
 
     @property
     def numbers(self):

@@ -18,7 +18,7 @@ class Flatten(Step):
     def describe(self):
         return "a view"
 
-    def cost(self, training):
+    def cost(self, products):
         return Cost(0, 0)
 
     def bind(self, lane, x):
