@@ -5,6 +5,7 @@ not here, `CupyRuntime` must not use. Tests with a GPU run the same code on CuPy
 """
 
 import contextlib
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,67 @@ class _OwnedByFake(HostRuntime):
         return isinstance(array, ndarray)
 
 
+class _Stream:
+    """A stream: launches made while it is current and captures are recorded, not run."""
+
+    def __init__(self, cupy, non_blocking):
+        assert non_blocking, "a stream that waits for the default one cannot be captured safely"
+        self._cupy = cupy
+        self.recorded = None
+
+    def __enter__(self):
+        self._cupy.streams.append(self)
+        return self
+
+    def __exit__(self, *_):
+        assert self._cupy.streams.pop() is self and self.recorded is None, "a capture has not ended"
+
+    def begin_capture(self):
+        self.recorded = []
+
+    def end_capture(self):
+        recorded, self.recorded = self.recorded, None
+        return SimpleNamespace(launch=lambda: [self._cupy.entered.append(ndarray.current),
+                                               *(run() for run in recorded)])
+
+
+class _Event:
+    """A point in time, once it is recorded and waited for."""
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def synchronize(self):
+        assert self.time
+
+
+class _Kernel:
+    """A RawKernel. Its registers and local memory are made up, its static shared memory is 0."""
+
+    num_regs, local_size_bytes, shared_size_bytes = 40, 16, 0
+
+    def __init__(self, cupy, launcher):
+        self._cupy = cupy
+        self._launcher = launcher
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+
+    def __call__(self, grid, block, arguments, *, shared_mem=0):
+        assert len(grid) == len(block) == 1 and isinstance(arguments, tuple)
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        nulls = tuple(None if isinstance(a, np.uintp) else a for a in arguments)
+
+        def run():
+            self._launcher(*grid, *block, nulls, shared_mem)
+
+        capturing = [stream.recorded for stream in self._cupy.streams[-1:]
+                     if stream.recorded is not None]
+        capturing[0].append(run) if capturing else run()
+
+
+# cudaDeviceAttr: the values of an H100; the clock of its memory, 36, is not told
+ATTRIBUTES = {13: 1_980_000, 37: 5120, 39: 2048, 81: 228 * 1024, 82: 65536, 97: 227 * 1024}
+
+
 class FakeCupy:
     """A module-like object: `gpus` devices, 0 for a machine without."""
 
@@ -74,6 +136,8 @@ class FakeCupy:
     def __init__(self, gpus=1):
         self.gpus = gpus
         self.entered = []
+        self.streams = []
+        self.attributes = dict(ATTRIBUTES)
         self.runtime = _OwnedByFake()
         properties = {"name": b"Fake GPU", "major": 9, "minor": 0, "multiProcessorCount": 4}
         self.cuda = SimpleNamespace(
@@ -81,9 +145,13 @@ class FakeCupy:
             Device=self._device,
             compiler=SimpleNamespace(CompileException=RuntimeError),
             get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+            Stream=lambda non_blocking=False: _Stream(self, non_blocking),
+            Event=_Event,
+            get_elapsed_time=lambda start, end: 1000 * (end.time - start.time),
             nvrtc=SimpleNamespace(getVersion=lambda: (12, 9)),
             runtime=SimpleNamespace(getDeviceCount=lambda: gpus,
                                     getDeviceProperties=lambda index: properties,
+                                    deviceGetAttribute=self._attribute,
                                     driverGetVersion=lambda: 12090 if gpus else 0,
                                     CUDARuntimeError=FakeError))
 
@@ -95,6 +163,11 @@ class FakeCupy:
             yield
         finally:
             ndarray.current = before
+
+    def _attribute(self, attribute, index):
+        if attribute not in self.attributes:
+            raise FakeError(1, "cudaErrorInvalidValue: invalid argument")
+        return self.attributes[attribute]
 
     def empty(self, shape, dtype):
         return ndarray.empty(shape, dtype, "fake")
@@ -113,13 +186,6 @@ class FakeCupy:
             functions.append(self.runtime.compile(code, "fake"))
 
         def get_function(name):
-            launcher = functions[0](name)
-
-            def kernel(grid, block, arguments):
-                assert len(grid) == len(block) == 1 and isinstance(arguments, tuple)
-                nulls = tuple(None if isinstance(a, np.uintp) else a for a in arguments)
-                launcher(*grid, *block, nulls)
-
-            return kernel
+            return _Kernel(self, functions[0](name))
 
         return SimpleNamespace(compile=compile, get_function=get_function)

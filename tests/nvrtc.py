@@ -31,13 +31,25 @@ class Resources:
     barriers: int
 
 
-def compile_for(source, name, architecture):
-    """Compile CUDA C++ `source` for `architecture`, such as "sm_90".
+def compile_for(source, name, architecture, options=()):
+    """Compile CUDA C++ `source` for `architecture`, such as "sm_90", with more `options` of NVRTC
+    if wanted.
 
-    Returns a dictionary from each kernel's name to its `Resources`. Raises KernelError with the
+    Returns a dictionary from each kernel's name to its `Resources`; shared memory is what the
+    kernel declares, without the dynamic memory that a launch adds. Raises KernelError with the
     compiler's log, which names file and line, if it does not compile.
     """
-    options = ("--std=c++17", f"--gpu-architecture={architecture}", "-Xptxas=-v")
+    return _resources(_compiled(source, name, architecture, ("-Xptxas=-v", *options), _log))
+
+
+def ptx_for(source, name, architecture):
+    """The PTX of CUDA C++ `source` for a virtual architecture, such as "compute_90"."""
+    return _compiled(source, name, architecture, (), _ptx)
+
+
+def _compiled(source, name, architecture, more, answer):
+    """`answer(nvrtc, program, name)` of the compiled program."""
+    options = ("--std=c++17", f"--gpu-architecture={architecture}", *more)
     nvrtc = _nvrtc()
     program = ctypes.c_void_p()
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None,
@@ -45,12 +57,12 @@ def compile_for(source, name, architecture):
     try:
         encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         failed = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
-        log = _log(nvrtc, program, name)
+        if failed:
+            raise KernelError(f"{name} does not compile for {architecture}:\n"
+                              f"{_log(nvrtc, program, name)}")
+        return answer(nvrtc, program, name)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    if failed:
-        raise KernelError(f"{name} does not compile for {architecture}:\n{log}")
-    return _resources(log)
 
 
 def architectures():
@@ -84,11 +96,19 @@ def _check(status, name):
 
 
 def _log(nvrtc, program, name):
+    return _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program, name)
+
+
+def _ptx(nvrtc, program, name):
+    return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program, name)
+
+
+def _text(size_of, write, program, name):
     size = ctypes.c_size_t()
-    _check(nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size)), name)
-    log = ctypes.create_string_buffer(size.value)
-    _check(nvrtc.nvrtcGetProgramLog(program, log), name)
-    return log.value.decode()
+    _check(size_of(program, ctypes.byref(size)), name)
+    text = ctypes.create_string_buffer(size.value)
+    _check(write(program, text), name)
+    return text.value.decode()
 
 
 def _resources(log):

@@ -7,6 +7,7 @@ import pytest
 
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 from tests.cuda_on_cpu import build
+from tests.cuda_on_cpu.profiles import PROFILES
 from tests.cuda_on_cpu.runtime import HostRuntime, KernelFault
 from tests.cuda_on_cpu.sanitized import run_sanitized
 
@@ -95,6 +96,41 @@ def test_launches_beyond_the_devices_limits_are_refused():
             launcher(blocks, threads, arguments)
     with pytest.raises(KernelFault, match="at most 128 threads, as its __launch_bounds__ says"):
         launcher(1, 160, arguments)
+
+
+DYNAMIC = """
+extern "C" __global__ void turn(float *x, int n) {
+    extern __shared__ float tile[];
+    for (int i = threadIdx.x; i < n; i += blockDim.x) tile[i] = x[i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = tile[n - 1 - i];
+}
+"""
+
+
+@pytest.mark.parametrize("architecture", PROFILES)
+def test_a_block_has_the_dynamic_shared_memory_of_its_device_and_no_more(architecture):
+    most = PROFILES[architecture].dynamic_shared_bytes
+    runtime = HostRuntime(profile=PROFILES[architecture])
+    launcher = runtime.compile(DYNAMIC, "turn")("turn")
+    x = np.arange(most // 4, dtype=np.float32)
+    on_device = runtime.upload(x)
+    launcher(1, 64, (on_device, np.int32(x.size)), most)
+    np.testing.assert_array_equal(runtime.download(on_device), x[::-1])
+    with pytest.raises(KernelError, match=f"kernel turn: expected 0 to {most} bytes of dynamic "
+                                          f"shared memory, got {most + 4}"):
+        launcher(1, 64, (on_device, np.int32(x.size)), most + 4)
+
+
+def test_profiles_are_those_of_their_architectures():
+    for name, profile in PROFILES.items():
+        assert name == "sm_{}{}".format(*profile.compute_capability)
+        assert profile.shared_bytes == 48 * 1024 < profile.dynamic_shared_bytes
+        assert profile.dynamic_shared_bytes <= profile.shared_bytes_of_multiprocessor
+        assert profile.threads_of_multiprocessor in (1024, 1536, 2048)
+        assert 1e9 < profile.clock < 3e9 and 1e11 < profile.bandwidth < 1e13
+    limits = [profile.dynamic_shared_bytes // 1024 for profile in PROFILES.values()]
+    assert limits == [64, 163, 99, 99, 227, 227, 99]
 
 
 def test_an_unknown_kernel_is_an_error(runtime):

@@ -10,9 +10,8 @@ import pytest
 
 from gpucnn import SGD, devices, get_backend, two_stage
 from gpucnn.backends.cpu import CpuBackend
-from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda import runtime as cuda_runtime
-from gpucnn.backends.cuda.runtime import CupyRuntime
+from gpucnn.backends.cuda import CudaBackend, finding
+from gpucnn.backends.cuda.runtime import CupyRuntime, KernelResources
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 from tests.cuda_on_cpu.runtime import HostRuntime
 from tests.fake_cupy import FakeCupy, FakeError, ndarray
@@ -29,7 +28,7 @@ def importing(monkeypatch):
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
-        monkeypatch.setattr(cuda_runtime.importlib, "import_module", import_module)
+        monkeypatch.setattr(finding.importlib, "import_module", import_module)
 
     yield use
     devices._automatic.cache_clear()
@@ -40,6 +39,7 @@ BROKEN = [ImportError("libcuda.so.1: cannot open shared object file"),
           ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock"),
           AttributeError("module 'numpy' has no attribute 'bool'")]
 OLD_DRIVER, NO_DEVICE = 35, 100
+MEMORY_CLOCK = 36  # cudaDevAttrMemoryClockRate
 
 
 def test_cpu_is_numpy_everywhere():
@@ -204,15 +204,74 @@ def test_cupys_runtime_copies_only_between_equal_shapes_and_types(cupy_backend):
         runtime.copy(source, runtime.empty((2, 3), np.float32))
 
 
-def test_cupys_runtime_launches_on_its_device_with_null_pointers_for_none(cupy_backend):
-    runtime, launched = cupy_backend.runtime, []
-    runtime._cupy.RawModule = lambda **_: SimpleNamespace(
-        compile=lambda: None,
-        get_function=lambda name: lambda *launch: launched.append((ndarray.current, *launch)))
-    runtime.compile("", "x.cu")("kernel")(7, 128, (None, np.int32(3)))
-    [(device, blocks, threads, (pointer, number))] = launched
-    assert (device, blocks, threads) == (1, (7,), (128,))
+class RecordedKernel:
+    """A RawKernel that only records its launches."""
+
+    num_regs, local_size_bytes, shared_size_bytes = 40, 16, 1024
+
+    def __init__(self):
+        self.launched, self.limits = [], []
+
+    def __call__(self, *launch, shared_mem):
+        self.launched.append((ndarray.current, *launch, shared_mem))
+
+    def __setattr__(self, name, value):
+        if name == "max_dynamic_shared_size_bytes":
+            self.limits.append(value)
+        else:
+            super().__setattr__(name, value)
+
+
+@pytest.fixture
+def recorded(cupy_backend):
+    """(a launcher of CuPy's runtime, the kernel that it launches)."""
+    kernel = RecordedKernel()
+    cupy_backend.runtime._cupy.RawModule = lambda **_: SimpleNamespace(
+        compile=lambda: None, get_function=lambda name: kernel)
+    return cupy_backend.runtime.compile("", "x.cu")("kernel"), kernel
+
+
+def test_cupys_runtime_launches_on_its_device_with_null_pointers_for_none(recorded):
+    launcher, kernel = recorded
+    launcher(7, 128, (None, np.int32(3)))
+    [(device, blocks, threads, (pointer, number), shared)] = kernel.launched
+    assert (device, blocks, threads, shared) == (1, (7,), (128,), 0)
     assert pointer == 0 and pointer.nbytes == 8 and number == 3
+
+
+def test_cupys_runtime_asks_for_shared_memory_beyond_48_kilobytes_when_it_grows(recorded):
+    launcher, kernel = recorded
+    for kilobytes in (0, 47, 48, 100, 64, 227):  # the kernel has 1 of its own
+        launcher(1, 32, (), kilobytes * 1024)
+    assert [shared // 1024 for *_, shared in kernel.launched] == [0, 47, 48, 100, 64, 227]
+    assert [limit // 1024 for limit in kernel.limits] == [48, 100, 227]
+    with pytest.raises(KernelError, match=r"kernel kernel: expected at most 232448 bytes of dynamic"
+                                          r" shared memory on cuda:1, got 232449"):
+        launcher(1, 32, (), 227 * 1024 + 1)
+
+
+def test_cupys_runtime_tells_what_a_kernel_takes(recorded):
+    assert recorded[0].resources == KernelResources(registers=40, local_bytes=16,
+                                                    static_shared_bytes=1024)
+
+
+def test_cupys_runtime_reads_the_devices_profile(cupy_backend):
+    cupy = FakeCupy()
+    profile = CupyRuntime(cupy).profile
+    assert profile.dynamic_shared_bytes == 227 * 1024 and profile.shared_bytes == 48 * 1024
+    assert profile.shared_bytes_of_multiprocessor == 228 * 1024
+    assert (profile.registers_of_multiprocessor, profile.threads_of_multiprocessor) == (65536, 2048)
+    assert (profile.clock, profile.bandwidth) == (1.98e9, 0)  # its memory's clock is not told
+    cupy.attributes[MEMORY_CLOCK] = 2_619_000
+    assert CupyRuntime(cupy).profile.bandwidth == pytest.approx(3.35e12, rel=1e-3)
+
+
+def test_cupys_runtime_keeps_cautious_limits_where_the_driver_tells_nothing():
+    cupy = FakeCupy()
+    cupy.attributes.clear()
+    profile = CupyRuntime(cupy).profile
+    assert profile.dynamic_shared_bytes == profile.shared_bytes == 48 * 1024
+    assert profile.clock == profile.bandwidth == 0
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])

@@ -12,10 +12,13 @@ from gpucnn.backends.cuda.kernels import (
     Specialisation,
     kernel_directory,
     kernel_parameters,
+    pasted_source,
 )
 from gpucnn.backends.cuda.launch import BLOCK
+from gpucnn.backends.cuda.runtime import CupyRuntime
 from gpucnn.errors import KernelError
 from tests.cuda_on_cpu.runtime import HostRuntime
+from tests.fake_cupy import FakeCupy
 
 FILES = sorted(kernel_directory().glob("*.cu*"))
 PACKAGE = Path(__file__).resolve().parents[1] / "gpucnn"
@@ -116,14 +119,85 @@ def test_a_grid_is_cut_to_the_devices_largest(launch, runtime):
     assert runtime.launches == [("sgd_step", 3, 128)]
 
 
-def test_a_specialisation_is_compiled_once(runtime, launch, monkeypatch):
-    compiled = []
+@pytest.fixture
+def compiled(runtime, monkeypatch):
+    """The names of what the runtime has compiled."""
+    names = []
     compile_kernels = runtime.compile
     monkeypatch.setattr(runtime, "compile", lambda source, name: (
-        compiled.append(name), compile_kernels(source, name))[1])
+        names.append(name), compile_kernels(source, name))[1])
+    return names
+
+
+def test_a_specialisation_is_compiled_once(compiled, launch):
     launch()
     launch()
     assert compiled == ["optimizers.cu (float32, THREADS=128)"]
+
+
+def test_what_is_prepared_is_not_compiled_by_its_launch(runtime, compiled):
+    kernels = Kernels(runtime)
+    reduce = Specialisation("reduce.cu", np.dtype(np.float32), None, (BLOCK,))
+    kernels.prepare_all([SGD, reduce, SGD])
+    assert sorted(compiled) == [str(SGD), str(reduce)]
+    kernels.prepare(SGD)
+    kernels.launch(reduce, "sum_partials", 1, 128, runtime.empty((2, 3), np.float32),
+                   runtime.empty(3, np.float32), 3, 2)
+    assert len(compiled) == 2
+
+
+def test_an_error_while_preparing_several_is_raised(runtime):
+    class Wrong(Generated):
+        text = Generated.text.replace("tile[t]", "tile[missing]", 1)
+
+    with pytest.raises(KernelError, match=r"generated\.cu:8:.*'missing' was not declared"):
+        Kernels(runtime).prepare_all([SGD, Wrong()])
+
+
+def test_an_unknown_kernel_is_refused_with_the_names_of_those_there_are(runtime):
+    with pytest.raises(KernelError, match=r"optimizers\.cu .*: expected one of the kernels "
+                                          r"sgd_step, adam_step, got 'sgd'"):
+        Kernels(runtime).launch(SGD, "sgd", 1, 32)
+
+
+def test_the_resources_of_a_kernel_are_what_its_runtime_knows(runtime):
+    assert Kernels(runtime).resources(SGD, "sgd_step") is None
+    assert Kernels(CupyRuntime(FakeCupy())).resources(SGD, "sgd_step").registers == 40
+
+
+class Generated:
+    """A specialisation that is no `Specialisation`: a generated file with generated headers."""
+
+    dtype = np.dtype(np.float32)
+    text = """// A generated kernel.
+#include "constants.h"
+#include "network.h"
+extern "C" __global__ void turned(const real *x, real *y) {
+    extern __shared__ real tile[];
+    const int t = threadIdx.x;
+    if (t >= SIZE) return;
+    tile[t] = x[SIZE - 1 - t];
+    y[t] = tile[t];
+}
+"""
+
+    def source(self):
+        return pasted_source("generated.cu", {
+            "generated.cu": self.text, "constants.h": "using real = float;\n",
+            "network.h": '#include "constants.h"\n#include "sizes.h"\n',
+            "sizes.h": "constexpr int SIZE = 5;\n"})
+
+    def __str__(self):
+        return "generated.cu"
+
+
+@pytest.mark.parametrize("make", [HostRuntime, lambda: CupyRuntime(FakeCupy())],
+                         ids=["host", "cupy"])
+def test_a_generated_source_is_launched_with_dynamic_shared_memory(make):
+    runtime = make()
+    x, y = runtime.upload(np.arange(5, dtype=np.float32)), runtime.empty(5, np.float32)
+    Kernels(runtime).launch(Generated(), "turned", 1, 32, x, y, shared_bytes=20)
+    np.testing.assert_array_equal(runtime.download(y), [4, 3, 2, 1, 0])
 
 
 # -- sources ---------------------------------------------------------------------------------------
@@ -154,6 +228,14 @@ def test_headers_are_pasted_in_once_and_lines_keep_their_own_numbers():
             found += 1
         line += 1
     assert found > 100
+
+
+def test_generated_headers_are_pasted_in_once_under_their_own_names():
+    source = Generated().source()
+    assert source.count("using real") == source.count("SIZE = 5") == 1
+    assert re.findall("#line .*", source) == [
+        '#line 1 "generated.cu"', '#line 1 "constants.h"', '#line 3 "generated.cu"',
+        '#line 1 "network.h"', '#line 1 "sizes.h"', '#line 3 "network.h"', '#line 4 "generated.cu"']
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

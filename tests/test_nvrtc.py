@@ -41,3 +41,12 @@ def test_nvrtc_raises_with_the_line_of_an_error():
 
 def test_nvrtc_knows_the_architectures_that_are_tested():
     assert set(ARCHITECTURES) <= set(nvrtc.architectures())
+
+
+def test_nvrtc_takes_more_options():
+    with pytest.raises(KernelError, match="spill does not compile for sm_80"):
+        nvrtc.compile_for(SPILL, "spill", "sm_80", ("-Xptxas=-warn-spills", "-Xptxas=-Werror"))
+
+
+def test_nvrtc_gives_ptx():
+    assert ".visible .entry lean(" in nvrtc.ptx_for(SPILL, "spill", "compute_80")

@@ -29,7 +29,8 @@ struct Launch {
     long long threads;
     long long order;          // 0 forward, -1 reverse, else the seed of a random order
     long long dynamic_bytes;  // size of `extern __shared__` memory
-    long long shared_limit;   // most shared memory that a block may have
+    long long static_limit;   // most that a block may have of __shared__ variables of known size
+    long long shared_limit;   // most shared memory that a block may have, of both kinds
 };
 
 // What went wrong in a launch. The offsets are return addresses in the kernel library: the later
@@ -51,10 +52,19 @@ enum class Barrier { plain, count, all, any };
 CUDA_ON_CPU_EXPORT int block_barrier(Barrier kind, bool predicate, Site site);
 
 // A meeting of a warp's lanes. `sync` returns 0, `vote` the mask of lanes whose value is not
-// zero, `shuffle` the value of lane `source`.
-enum class WarpCall { sync, vote, shuffle };
+// zero, `shuffle` the value of lane `source`; a product is asked for by warp_product.
+enum class WarpCall { sync, vote, shuffle, product };
 CUDA_ON_CPU_EXPORT unsigned long long warp_meeting(
     WarpCall call, unsigned mask, unsigned long long value, int source, Site site);
+
+// One lane's part of two factors in TF32, which lies with it as cuda_kernels/mma.cuh says.
+struct Factors {
+    const unsigned *a;  // 4 numbers
+    const unsigned *b;  // 2 numbers
+};
+// A meeting of all lanes of a warp: d += a b for each of `count` factors in turn.
+CUDA_ON_CPU_EXPORT void warp_product(float (&d)[4], const Factors (&factors)[3], int count,
+                                     Site site);
 
 // The block's memory of a `__shared__` variable, known by `key`; 0xFF in every byte at first.
 CUDA_ON_CPU_EXPORT void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site);

@@ -1,5 +1,5 @@
 // Where CUDA threads wait for each other: block barriers, and the meetings of a warp's lanes
-// (__syncwarp, votes, shuffles).
+// (__syncwarp, votes, shuffles, products).
 #include "scheduler.h"
 
 namespace cuda_on_cpu {
@@ -8,15 +8,17 @@ namespace {
 
 int at_barrier;       // threads that wait at it
 int true_at_barrier;  // those of them that brought a true predicate
-int in_warps;         // threads that wait in a meeting of their warp
+unsigned running[MAX_THREADS / WARP];  // lanes of each warp that have not left the kernel
+unsigned waiting[MAX_THREADS / WARP];  // lanes of each warp that wait in a meeting of it
 Barrier barrier_kind;
 Site barrier_site;
 
 const char *place(const Thread &thread) {
     if (thread.state == State::at_barrier) return "__syncthreads";
-    return thread.call == WarpCall::sync     ? "__syncwarp"
-           : thread.call == WarpCall::vote ? "a warp vote"
-                                             : "a warp shuffle";
+    return thread.call == WarpCall::sync      ? "__syncwarp"
+           : thread.call == WarpCall::vote    ? "a warp vote"
+           : thread.call == WarpCall::shuffle ? "a warp shuffle"
+                                              : "a warp's product";
 }
 
 bool same_meeting(const Thread &a, const Thread &b) {
@@ -26,10 +28,7 @@ bool same_meeting(const Thread &a, const Thread &b) {
 
 // The lanes of `thread`'s mask that have not left the kernel.
 unsigned expected_lanes(int warp, const Thread &thread) {
-    unsigned lanes = 0;
-    for (int lane = 0; lane < WARP && warp + lane < block.size; ++lane)
-        if (block.threads[warp + lane].state != State::exited) lanes |= 1u << lane;
-    return lanes & thread.mask;
+    return running[warp / WARP] & thread.mask;
 }
 
 void take_shuffled_value(int warp, int lane, unsigned present) {
@@ -41,10 +40,30 @@ void take_shuffled_value(int warp, int lane, unsigned present) {
     self.result = block.threads[warp + self.source].value;
 }
 
+bool same_site(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || __builtin_strcmp(a.file, b.file) == 0);
+}
+
+void multiply(int warp, const Thread &first, unsigned present) {
+    Product *lanes[WARP];
+    for (int lane = 0; lane < WARP; ++lane) {
+        const Thread &thread = block.threads[warp + lane];
+        if (!(present >> lane & 1))
+            fail(first.site, "a product takes all lanes of a warp, but lane %d of warp %d is not "
+                 "running", lane, warp / WARP);
+        if (!same_site(thread.site, first.site))
+            fail(first.site, "a product takes all lanes of a warp, but lane %d of warp %d is in "
+                 "another, at %s:%d", lane, warp / WARP, thread.site.file, thread.site.line);
+        lanes[lane] = reinterpret_cast<Product *>(thread.value);
+    }
+    compute_products(lanes);
+}
+
 // End the meeting that `first` waits in, if every lane that it needs has come.
 void end_meeting(const Thread &first) {
     const int warp = int(&first - block.threads) / WARP * WARP;
     const unsigned lanes = expected_lanes(warp, first);
+    if (lanes & ~waiting[warp / WARP]) return;
     unsigned ballot = 0;
     for (int lane = 0; lane < WARP; ++lane) {
         if (!(lanes >> lane & 1)) continue;
@@ -56,20 +75,24 @@ void end_meeting(const Thread &first) {
         block.threads[warp + lane].result = ballot;
         if (first.call == WarpCall::shuffle) take_shuffled_value(warp, lane, lanes);
     }
-    // As on a GPU, votes and shuffles do not order accesses to memory; __syncwarp does.
+    if (first.call == WarpCall::product) multiply(warp, first, lanes);
+    // As on a GPU, votes, shuffles and products do not order accesses to memory; __syncwarp does.
     if (first.call == WarpCall::sync) races_warp_barrier(warp, lanes);
-    in_warps -= __builtin_popcount(lanes);
+    waiting[warp / WARP] &= ~lanes;
     for (int lane = 0; lane < WARP; ++lane)
         if (lanes >> lane & 1) make_ready(warp + lane);
 }
 
-bool same_site(Site a, Site b) {
-    return a.line == b.line && __builtin_strcmp(a.file, b.file) == 0;
-}
-
 }  // namespace
 
-void start_meetings() { at_barrier = in_warps = 0; }
+void start_meetings() {
+    at_barrier = 0;
+    for (int warp = 0; warp < block.size; warp += WARP) {
+        const int lanes = block.size - warp;
+        running[warp / WARP] = lanes < WARP ? (1u << lanes) - 1 : ~0u;
+        waiting[warp / WARP] = 0;
+    }
+}
 
 int block_barrier(Barrier kind, bool predicate, Site site) {
     Thread &self = block.threads[block.current];
@@ -111,17 +134,24 @@ unsigned long long warp_meeting(WarpCall call, unsigned mask, unsigned long long
     const int lane = block.current % WARP;
     if (!(mask >> lane & 1))
         fail(site, "lane %d is not in its own mask 0x%08x of %s", lane, mask, place(self));
-    ++in_warps;
+    waiting[block.current / WARP] |= 1u << lane;
     end_meeting(self);
     wait_for_turn();
     return self.result;
 }
 
+void warp_product(float (&d)[4], const Factors (&factors)[3], int count, Site site) {
+    Product product = {d, factors, count};
+    warp_meeting(WarpCall::product, 0xffffffffu, reinterpret_cast<unsigned long long>(&product), 0,
+                 site);
+}
+
 // Lanes that are gone are not waited for.
 void thread_left() {
-    const int warp = block.current / WARP * WARP;
-    for (int t = warp; in_warps && t < warp + WARP && t < block.size; ++t)
-        if (block.threads[t].state == State::in_warp) end_meeting(block.threads[t]);
+    const int warp = block.current / WARP;
+    running[warp] &= ~(1u << block.current % WARP);
+    for (int lane = 0; lane < WARP && waiting[warp]; ++lane)
+        if (waiting[warp] >> lane & 1) end_meeting(block.threads[warp * WARP + lane]);
 }
 
 void fail_deadlock() {

@@ -28,6 +28,7 @@ class Planted:
     right: str
     symptom: str = "data race"
     threads: int = THREADS
+    shared_bytes: int = 4 * THREADS  # of dynamic shared memory
 
     def source(self, line):
         """The kernel with `line`, "wrong" or "right", at its place."""
@@ -49,7 +50,7 @@ class Planted:
         launcher = runtime.compile(self.source(line), "planted")("planted")
         y = runtime.empty(SIZE, np.float32)
         x = runtime.upload(np.arange(SIZE, dtype=np.float32))
-        launcher(BLOCKS, self.threads, (x, y, np.int32(SIZE)), shared_bytes=4 * THREADS)
+        launcher(BLOCKS, self.threads, (x, y, np.int32(SIZE)), self.shared_bytes)
         return runtime.download(y)
 
 
@@ -68,6 +69,13 @@ ADDRESS_FAULTS = {
     "write behind dynamic shared memory": Planted(
         "extern __shared__ float tile[];\ntile[t] = x[i];\nHERE",
         "tile[t + 1] = x[i];", "y[i] = tile[t];", _OVERFLOW),
+    "read behind a large dynamic shared memory": Planted(
+        "extern __shared__ float4 tile[];\nconst int last = 100 * 1024 / 16 - 1;\n"
+        "float4 v = {};\nif (t == 0) tile[last] = v;\n__syncthreads();\nHERE\ny[i] = v.x;",
+        "v = tile[last + 1];", "v = tile[last];", _OVERFLOW, shared_bytes=100 * 1024),
+    "use of dynamic shared memory that the launch did not ask for": Planted(
+        "extern __shared__ float tile[];\nHERE", "tile[t] = x[i];", "y[i] = x[i];", _OVERFLOW,
+        shared_bytes=0),
     "read behind a local array": Planted(
         "float v[4];\nfor (int k = 0; k < 4; ++k) v[k] = x[(i + k) % n];\nfloat *p = v;\nHERE",
         "y[i] = p[t % 5];", "y[i] = p[t % 4];", "insufficient space"),
@@ -95,6 +103,13 @@ RACES = {
         "__shared__ float tile[64];\nfor (int k = 0; k < 3; ++k) {\ntile[t] = k;\n"
         "__syncthreads();\ny[i] = tile[63 - t];\nHERE\n}",
         ";", "__syncthreads();"),
+    "a missing __syncthreads for dynamic shared memory": Planted(
+        "extern __shared__ float tile[];\ntile[t] = x[i];\nHERE",
+        "y[i] = tile[63 - t];", "__syncthreads(); y[i] = tile[63 - t];"),
+    "parts of dynamic shared memory that overlap": Planted(
+        "extern __shared__ float tile[];\nconst int half = n / 4;\nfloat *sums = tile + half;\n"
+        "if (t <= half) tile[t] = x[i];\nHERE\n__syncthreads();\ny[i] = tile[t];",
+        "if (t == 63) sums[0] = 0;", "if (t == 63) sums[1] = 0;"),
     "a sum that is not atomic, within a block": Planted(
         "__shared__ float sum;\nif (t == 0) sum = 0;\n__syncthreads();\nHERE\n__syncthreads();\n"
         "y[i] = sum;", "sum += 1;", "atomicAdd(&sum, 1);"),
@@ -137,6 +152,11 @@ MEETING_FAULTS = {
     "too much shared memory": Planted(
         "HERE", "__shared__ double big[6200]; big[t] = 0;", "__shared__ double big[6100]; "
         "big[t] = 0;", "shared memory grows"),
+    "too much shared memory beside dynamic": Planted(
+        "HERE", "__shared__ float beside[1000]; beside[t] = 0;",
+        "__shared__ float beside[768]; beside[t] = 0;",
+        "shared memory grows to 167840 bytes, 163840 of them dynamic, the device allows 166912",
+        shared_bytes=160 * 1024),
 }
 
 

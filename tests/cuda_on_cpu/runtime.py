@@ -17,36 +17,29 @@ that were never written.
 
 import ctypes
 import os
-import subprocess
-import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 
 from gpucnn.backends.cuda.kernels import kernel_parameters
-from gpucnn.backends.cuda.runtime import DeviceProfile, Runtime
-from gpucnn.errors import (
-    ArgumentError,
-    DeviceError,
-    DTypeError,
-    GpucnnError,
-    KernelError,
-    ShapeError,
-)
+from gpucnn.backends.cuda.runtime import DeviceProfile, Graph, Runtime
+from gpucnn.errors import ArgumentError, DeviceError, DTypeError, KernelError, ShapeError
 
 from .arrays import DeviceArray
-from .build import ROOT, kernel_library
+from .build import kernel_library
+from .launcher import KernelFault, Launcher
 from .translate import real_type, translated
+
+__all__ = ["PROFILE", "SANITIZERS", "SANITIZER_VARIABLE", "HostGraph", "HostRuntime",
+           "KernelFault"]
 
 SANITIZER_VARIABLE = "GPUCNN_TEST_SANITIZER"
 SANITIZERS = (None, "address", "thread")
-PROFILE = DeviceProfile("CUDA on CPU", compute_capability=(8, 0), multiprocessors=4)
-MAX_THREADS = 1024
-_running = threading.Lock()  # a scheduler library runs one launch at a time
-
-
-class KernelFault(GpucnnError, RuntimeError):
-    """A kernel did something that is undefined on a GPU."""
+# The limits of an A100, so that kernels for it run, on few multiprocessors, so that they loop.
+PROFILE = DeviceProfile("CUDA on CPU", compute_capability=(8, 0), multiprocessors=4,
+                        dynamic_shared_bytes=163 * 1024,
+                        shared_bytes_of_multiprocessor=164 * 1024, threads_of_multiprocessor=2048)
 
 
 class HostRuntime(Runtime):
@@ -54,11 +47,13 @@ class HostRuntime(Runtime):
 
     `profile` is the GPU to pass for, `device` its name. Runtimes with the same name share arrays.
     Without `sanitizer`, it is the one that `run_sanitized` set for the process, if any.
-    `launches` lists every launch as (kernel name, blocks, threads).
+    `launches` lists every launch as (kernel name, blocks, threads), those of a graph when it is
+    launched.
     """
 
     def __init__(self, *, order="forward", sanitizer=None, max_blocks=None, profile=PROFILE,
                  device="cuda-on-cpu"):
+        super().__init__()
         self.device = device
         self.profile = profile if max_blocks is None else replace(profile, max_blocks=max_blocks)
         self.sanitizer = sanitizer or os.environ.get(SANITIZER_VARIABLE) or None
@@ -74,9 +69,11 @@ class HostRuntime(Runtime):
         return isinstance(array, DeviceArray) and array.device == self.device
 
     def empty(self, shape, dtype):
+        self._refuse_in_capture("empty")
         return DeviceArray.empty(shape, dtype, self.device)
 
     def zero(self, array):
+        self._refuse_in_capture("zero")
         values = self._values(array)
         if not values.flags.c_contiguous:
             raise DeviceError(f"zero: expected a C-contiguous array, got {array} with strides "
@@ -84,6 +81,7 @@ class HostRuntime(Runtime):
         values[...] = 0
 
     def upload(self, host, out=None):
+        self._refuse_in_capture("upload")
         host = np.asarray(host, order="C")
         if out is None:
             out = self.empty(host.shape, host.dtype)
@@ -93,9 +91,11 @@ class HostRuntime(Runtime):
         return out
 
     def download(self, array):
+        self._refuse_in_capture("download")
         return self._values(array).copy()
 
     def copy(self, source, out):
+        self._refuse_in_capture("copy")
         self._write(self._values(source), out, "copy")
 
     def from_dlpack(self, external):
@@ -105,6 +105,7 @@ class HostRuntime(Runtime):
         return DeviceArray(self._values(external), self.device)
 
     def compile(self, source, name):
+        self._refuse_in_capture(f"compile {name}")
         real = np.float64 if real_type(source) == "double" else np.float32
         kernels = kernel_parameters(source, np.dtype(real))
         path = kernel_library(translated(source, kernels), name, self.sanitizer)
@@ -114,12 +115,24 @@ class HostRuntime(Runtime):
             if kernel_name not in kernels:
                 raise KernelError(f"{name}: expected one of the kernels {', '.join(kernels)}, got "
                                   f"{kernel_name!r}")
-            return _Launcher(self, kernel_name, kernels[kernel_name], library, path)
+            return Launcher(self, kernel_name, kernels[kernel_name], library, path)
 
         return function
 
     def synchronize(self):
-        pass  # a launch returns when it is done
+        self._refuse_in_capture("synchronize")  # and a launch returns when it is done
+
+    def seconds(self, work, repetitions=10):
+        self._refuse_in_capture("seconds")
+        work()
+        start = time.perf_counter()
+        for _ in range(repetitions):
+            work()
+        return (time.perf_counter() - start) / repetitions
+
+    def _capture(self, work, captured):
+        work()
+        return HostGraph(self, captured)
 
     def _values(self, array):
         if not self.owns(array):
@@ -135,78 +148,17 @@ class HostRuntime(Runtime):
         target[...] = values
 
 
-class _Launch(ctypes.Structure):
-    """launch.h's Launch."""
+class HostGraph(Graph):
+    """Recorded launches of a `HostRuntime`."""
 
-    _fields_ = [(name, ctypes.c_longlong)
-                for name in ("blocks", "threads", "order", "dynamic_bytes", "shared_limit")]
-
-
-class _Fault(ctypes.Structure):
-    """launch.h's Fault."""
-
-    _fields_ = [("message", ctypes.c_char * 1024), ("file", ctypes.c_char_p),
-                ("line", ctypes.c_int), ("offsets", ctypes.c_ulonglong * 2)]
-
-
-class _Launcher:
-    """Runs one kernel: `launcher(blocks, threads, arguments)`."""
-
-    def __init__(self, runtime, name, parameters, library, path):
+    def __init__(self, runtime, recorded):
         self._runtime = runtime
-        self._name = name
-        self._parameters = parameters
-        self._path = path
-        self._launch = library[f"launch_{name}"]
-        self._launch.argtypes = [ctypes.POINTER(_Launch), ctypes.c_char_p, ctypes.POINTER(_Fault)]
+        self._recorded = recorded
 
-    def __call__(self, blocks, threads, arguments, shared_bytes=0):
-        """Run `blocks` blocks of `threads` threads; `shared_bytes` is the size of the kernel's
-        `extern __shared__` memory. Raises KernelFault where the kernel is at fault."""
-        profile = self._runtime.profile
-        for what, number, most in (("blocks", blocks, profile.max_blocks),
-                                   ("threads", threads, MAX_THREADS)):
-            if not 1 <= number <= most:
-                raise KernelError(f"kernel {self._name}: expected 1 to {most} {what}, got "
-                                  f"{number}")
-        slots = self._packed(arguments)
-        launch = _Launch(blocks, threads, self._runtime._order, shared_bytes,
-                         max(profile.shared_bytes, shared_bytes))
-        fault = _Fault()
-        self._runtime.launches.append((self._name, blocks, threads))
-        with _running:
-            failed = self._launch(ctypes.byref(launch), slots, ctypes.byref(fault))
-        if failed:
-            raise KernelFault(f"kernel {self._name}: {self._described(fault)}")
-
-    def _packed(self, arguments):
-        """The arguments' values, each in a slot of eight bytes."""
-        if len(arguments) != len(self._parameters):
-            raise TypeError(f"kernel {self._name}: expected {len(self._parameters)} arguments, "
-                            f"got {len(arguments)}")
-        return b"".join(self._slot(value, parameter).ljust(8, b"\0") for value, parameter
-                        in zip(arguments, self._parameters, strict=True))
-
-    def _slot(self, value, parameter):
-        expected = f"an array of {parameter.dtype}" if parameter.is_array else parameter.dtype.name
-        if parameter.is_array and value is None:
-            return b""
-        if parameter.is_array and self._runtime.owns(value) and value.dtype == parameter.dtype:
-            return np.uintp(value._values.ctypes.data).tobytes()
-        if not parameter.is_array and isinstance(value, parameter.dtype.type):
-            return value.tobytes()
-        got = value if isinstance(value, DeviceArray) else f"{value!r} ({type(value).__name__})"
-        raise TypeError(f"kernel {self._name}, argument {parameter.name!r}: expected {expected}, "
-                        f"got {got}")
-
-    def _described(self, fault):
-        message = fault.message.decode()
-        if fault.file:
-            return f"{message} (at {fault.file.decode()}:{fault.line})"
-        if fault.offsets[0]:
-            later, earlier = (_source_line(self._path, offset) for offset in fault.offsets)
-            return f"{message} (at {later}, after {earlier})"
-        return message
+    def launch(self):
+        self._runtime._refuse_in_capture("launch of a graph")
+        for run, _ in self._recorded:
+            run()
 
 
 def _order_number(order):
@@ -217,15 +169,3 @@ def _order_number(order):
     if not isinstance(order, int) or order < 0:
         raise ArgumentError(f"expected the order 'forward', 'reverse' or a seed, got {order!r}")
     return order + 1
-
-
-def _source_line(library, offset):
-    """The line of a kernel's file that the code before `offset` was made from."""
-    try:
-        result = subprocess.run(("addr2line", "-i", "-e", str(library), hex(offset - 1)),
-                                text=True, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return f"{library.name}+{offset:#x}"
-    lines = [line.split(" (")[0].removeprefix(f"{ROOT}/") for line in result.stdout.split("\n")]
-    in_kernels = [line for line in lines if line and "tests/cuda_on_cpu/" not in line]
-    return (in_kernels or lines)[0]

@@ -42,7 +42,7 @@ struct SharedVariable {
 constexpr int MAX_SHARED_VARIABLES = 64;
 SharedVariable shared_variables[MAX_SHARED_VARIABLES];
 int shared_variable_count;
-size_t shared_bytes;
+size_t static_shared_bytes;
 
 uint64_t random_below(uint64_t limit) {
     random_state += 0x9E3779B97F4A7C15u;  // splitmix64
@@ -126,7 +126,7 @@ void free_shared_memory() {
         free(shared_variables[i].memory);
     }
     shared_variable_count = 0;
-    shared_bytes = 0;
+    static_shared_bytes = 0;
 }
 
 void run_block(long long index) {
@@ -205,15 +205,11 @@ void wait_for_turn() {
     if (&next != &self) switch_fibre(*self.fibre, fibre_of(next), false);
 }
 
-void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site) {
-    for (int i = 0; i < shared_variable_count; ++i)
-        if (shared_variables[i].key == key) return shared_variables[i].memory;
+namespace {
+
+void *block_memory(const void *key, size_t bytes, size_t alignment, Site site) {
     if (shared_variable_count == MAX_SHARED_VARIABLES)
         fail(site, "more than %d __shared__ variables", MAX_SHARED_VARIABLES);
-    shared_bytes += bytes;
-    if (shared_bytes > size_t(launch->shared_limit))
-        fail(site, "the block's shared memory grows to %zu bytes, the device allows %lld",
-             shared_bytes, launch->shared_limit);
     void *memory = nullptr;
     if (posix_memalign(&memory, alignment, bytes)) abort();
     memset(memory, 0xFF, bytes);
@@ -221,9 +217,32 @@ void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site) 
     return memory;
 }
 
+void *known_memory(const void *key) {
+    for (int i = 0; i < shared_variable_count; ++i)
+        if (shared_variables[i].key == key) return shared_variables[i].memory;
+    return nullptr;
+}
+
+}  // namespace
+
+void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site) {
+    if (void *memory = known_memory(key)) return memory;
+    static_shared_bytes += bytes;
+    if (static_shared_bytes > size_t(launch->static_limit))
+        fail(site, "the block's shared memory grows to %zu bytes, the device allows %lld",
+             static_shared_bytes, launch->static_limit);
+    // dynamic memory takes its room whether or not it is touched
+    const size_t all = static_shared_bytes + size_t(launch->dynamic_bytes);
+    if (all > size_t(launch->shared_limit))
+        fail(site, "the block's shared memory grows to %zu bytes, %lld of them dynamic, the device "
+             "allows %lld", all, launch->dynamic_bytes, launch->shared_limit);
+    return block_memory(key, bytes, alignment, site);
+}
+
 void *dynamic_shared_memory() {
     static const char key = 0;
-    return shared_memory(&key, launch->dynamic_bytes, 128, Site{nullptr, 0});
+    void *memory = known_memory(&key);
+    return memory ? memory : block_memory(&key, launch->dynamic_bytes, 128, Site{nullptr, 0});
 }
 
 void trap(Site site) { fail(site, "__trap() was called"); }

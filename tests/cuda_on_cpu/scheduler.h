@@ -1,5 +1,5 @@
-// What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, meetings.cpp and
-// races.cpp.
+// What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, meetings.cpp,
+// products.cpp and races.cpp.
 #pragma once
 
 #include "launch.h"
@@ -58,6 +58,14 @@ void wait_for_turn();  // let others run until the current thread is ready and i
 void start_meetings();
 void thread_left();                  // the current thread has left the kernel
 [[noreturn]] void fail_deadlock();   // no thread is ready, and some wait
+
+// Products of small matrices (products.cpp).
+struct Product {
+    float *d;
+    const Factors *factors;
+    int count;
+};
+void compute_products(Product *const (&lanes)[WARP]);
 
 // The race detector (races.cpp); these do nothing in the other variants.
 void races_start(const void *anchor);

@@ -17,6 +17,7 @@ checks each argument against them: CuPy would pass a Python float as a double an
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -54,7 +55,7 @@ class Specialisation:
 
     def source(self):
         """The whole source text, every header pasted in at its first `#include`."""
-        return _pasted(self.file, self.header(), set())
+        return pasted_source(self.file, {"constants.h": self.header()})
 
     def __str__(self):
         words = [self.dtype.name, *filter(None, [self.activation])]
@@ -87,19 +88,25 @@ def _text(file):
     return (kernel_directory() / file).read_text(encoding="utf-8")
 
 
-def _pasted(file, header, seen):
+def pasted_source(file, headers):
+    """The text of `file`, every header pasted in at its first `#include`. `headers` are generated
+    texts by name, such as {"constants.h": "using real = float;\\n"}; what is not among them is
+    a file of `cuda_kernels/`. `#line` keeps the names and numbers of all."""
+    return _pasted(file, headers, set())
+
+
+def _pasted(file, headers, seen):
     def paste(match):
         name = match.group(1)
         if name in seen:
             return ""
         seen.add(name)
-        body = (f'#line 1 "constants.h"\n{header}' if name == "constants.h"
-                else _pasted(name, header, seen))
         line = text.count("\n", 0, match.start()) + 2
-        return f'{body}\n#line {line} "cuda_kernels/{file}"'
+        return f'{_pasted(name, headers, seen)}\n#line {line} "{label}"'
 
-    text = _text(file)
-    return f'#line 1 "cuda_kernels/{file}"\n' + _INCLUDE.sub(paste, text)
+    generated = file in headers
+    text, label = (headers[file], file) if generated else (_text(file), f"cuda_kernels/{file}")
+    return f'#line 1 "{label}"\n' + _INCLUDE.sub(paste, text)
 
 
 def kernel_parameters(source, dtype):
@@ -122,15 +129,20 @@ def _parameter(text, types):
 
 
 class Kernels:
-    """The compiled kernels of one runtime, made when they are first launched."""
+    """The compiled kernels of one runtime, made when they are first launched, or prepared.
+
+    A specialisation is a `Specialisation` or anything else that can be hashed and has `source()`,
+    the `dtype` that `real` stands for, and a name as `str`.
+    """
 
     def __init__(self, runtime):
         self._runtime = runtime
         self._compiled = {}
 
-    def launch(self, specialisation, name, blocks, threads, *arguments):
+    def launch(self, specialisation, name, blocks, threads, *arguments, shared_bytes=0):
         """Launch kernel `name` with `blocks` blocks (cut to the device's largest grid; kernels
-        loop over the rest) of `threads` threads. Nothing is launched for 0 blocks."""
+        loop over the rest) of `threads` threads, and `shared_bytes` of `extern __shared__` memory
+        for each block. Nothing is launched for 0 blocks."""
         if blocks == 0:
             return
         launcher, parameters = self._kernel(specialisation, name)
@@ -139,16 +151,38 @@ class Kernels:
                               f"({', '.join(p.name for p in parameters)}), got {len(arguments)}")
         checked = tuple(self._checked(value, parameter, name)
                         for value, parameter in zip(arguments, parameters, strict=True))
-        launcher(min(blocks, self._runtime.profile.max_blocks), threads, checked)
+        dynamic = {"shared_bytes": shared_bytes} if shared_bytes else {}
+        launcher(min(blocks, self._runtime.profile.max_blocks), threads, checked, **dynamic)
 
-    def _kernel(self, specialisation, name):
-        key = specialisation, name
-        if key not in self._compiled:
+    def prepare(self, specialisation):
+        """Compile a specialisation and load its kernels, so that launches do neither."""
+        if specialisation not in self._compiled:
             source = specialisation.source()
             function = self._runtime.compile(source, str(specialisation))
-            for kernel, parameters in kernel_parameters(source, specialisation.dtype).items():
-                self._compiled[specialisation, kernel] = function(kernel), parameters
-        return self._compiled[key]
+            parameters = kernel_parameters(source, specialisation.dtype)
+            self._compiled[specialisation] = {kernel: (function(kernel), parameters[kernel])
+                                              for kernel in parameters}
+
+    def prepare_all(self, specialisations):
+        """`prepare` several at once, in threads: the compiler releases Python's lock."""
+        missing = [each for each in dict.fromkeys(specialisations) if each not in self._compiled]
+        if missing:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self.prepare, missing))
+
+    def resources(self, specialisation, name):
+        """The `KernelResources` of kernel `name`, or None where the runtime does not know them."""
+        return getattr(self._kernel(specialisation, name)[0], "resources", None)
+
+    def _kernel(self, specialisation, name):
+        kernels = self._compiled.get(specialisation)
+        if kernels is None:
+            self.prepare(specialisation)
+            kernels = self._compiled[specialisation]
+        if name not in kernels:
+            raise KernelError(f"{specialisation}: expected one of the kernels "
+                              f"{', '.join(kernels)}, got {name!r}")
+        return kernels[name]
 
     def _checked(self, value, parameter, kernel):
         where = f"kernel {kernel}, argument {parameter.name!r}"

@@ -2,36 +2,29 @@
 
 `Runtime` is all that the CUDA backend asks of a machine. `CupyRuntime` gives it on a GPU. The
 tests have one of their own, which runs the same `.cu` files on the host (tests/cuda_on_cpu/).
-This module imports without CuPy; `problem()` says whether CuPy and a GPU are there.
+This module imports without CuPy; finding.py says whether CuPy and a GPU are there.
 """
 
-import importlib
-import warnings
+import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from contextlib import suppress
 
 import numpy as np
 
+from gpucnn.backends.cuda.finding import Problem, import_cupy, software
+from gpucnn.backends.cuda.profile import DeviceProfile, KernelResources, cupy_profile
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 
-NO_DEVICE = 100  # cudaErrorNoDevice
+__all__ = ["CupyRuntime", "DeviceProfile", "Graph", "KernelResources", "Problem", "Runtime",
+           "import_cupy"]
 
 
-@dataclass(frozen=True)
-class DeviceProfile:
-    """What a kernel's launch code needs to know about its device.
+class Graph(ABC):
+    """Recorded launches, with the arrays that they use."""
 
-    `shared_bytes` is the shared memory a block may have when it is declared statically;
-    `max_blocks` is the largest grid that is launched: kernels loop over what is left. `software`
-    names the versions of driver and compiler, for people.
-    """
-
-    name: str
-    compute_capability: tuple[int, int]
-    multiprocessors: int
-    shared_bytes: int = 48 * 1024
-    max_blocks: int = 2**20
-    software: str = ""
+    @abstractmethod
+    def launch(self):
+        """Run the launches in their order, after what was launched before."""
 
 
 class Runtime(ABC):
@@ -41,6 +34,9 @@ class Runtime(ABC):
 
     device: str
     profile: DeviceProfile
+
+    def __init__(self):
+        self._thread = threading.local()  # a capture concerns the thread that makes it alone
 
     @abstractmethod
     def owns(self, array):
@@ -73,72 +69,47 @@ class Runtime(ABC):
     @abstractmethod
     def compile(self, source, name):
         """Compile CUDA C++ `source`; returns a function from a kernel's name to its launcher,
-        which is called as `launcher(blocks, threads, arguments)`. An argument is a device array,
-        a NumPy scalar of the parameter's own type, or None for a null pointer."""
+        which is called as `launcher(blocks, threads, arguments, shared_bytes=0)`. An argument is
+        a device array, a NumPy scalar of the parameter's own type, or None for a null pointer;
+        `shared_bytes` is the size of the kernel's `extern __shared__` memory. A launcher's
+        `resources`, if it has any, are the kernel's `KernelResources`."""
 
     @abstractmethod
     def synchronize(self):
         """Wait until all work that was launched has ended."""
 
+    @abstractmethod
+    def seconds(self, work, repetitions=10):
+        """The device's time for one call of `work`, in seconds: the mean of `repetitions` calls in
+        a row, after one that is not counted."""
 
-def import_cupy():
-    """(cupy, None), or (None, what is wrong): CuPy is missing, broken, or finds no GPU."""
-    try:
-        cupy = importlib.import_module("cupy")
-    except ModuleNotFoundError as error:
-        if error.name == "cupy":
-            return None, Problem("CuPy is not installed: pip install gpucnn[cuda12] "
-                                 "(or gpucnn[cuda13] for CUDA 13)", expected=True)
-        return None, Problem(f"CuPy is installed but does not import ({error})", expected=False)
-    except Exception as error:  # a broken installation may raise anything while it is imported
-        return None, Problem(f"CuPy is installed but does not import ({error})", expected=False)
-    problem = _no_gpu(cupy) or _no_compiler(cupy)
-    return (None, problem) if problem else (cupy, None)
+    def capture(self, work):
+        """A `Graph` of the launches that `work()` makes, which are not run. It keeps their arrays
+        alive; scalars are those of the capture.
 
+        Everything but launches is an error in a capture: memory must be there and kernels be
+        compiled (`Kernels.prepare`) before. Other threads are not disturbed.
+        """
+        self._refuse_in_capture("capture")
+        self._thread.captured = captured = []
+        try:
+            return self._capture(work, captured)
+        finally:
+            self._thread.captured = None
 
-def _no_gpu(cupy):
-    """The `Problem` of a machine without a usable GPU, or None."""
-    if cupy.cuda.is_available():
-        return None
-    if cupy.cuda.runtime.driverGetVersion() == 0:
-        return Problem("CuPy is installed but finds no NVIDIA driver: check that `nvidia-smi` "
-                       "lists a GPU", expected=True)
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return Problem(f"CuPy is installed but cannot use the NVIDIA driver ({error})",
-                       expected=error.status == NO_DEVICE)
-    return Problem("CuPy is installed but finds no NVIDIA GPU", expected=True)
+    @abstractmethod
+    def _capture(self, work, captured):
+        """The graph of `work()`; `captured` is `self._captured` meanwhile."""
 
+    @property
+    def _captured(self):
+        """The list to which each launch of a running capture adds what it needs, or None."""
+        return getattr(self._thread, "captured", None)
 
-def _no_compiler(cupy):
-    """The `Problem` of a CuPy without NVRTC, which compiles the kernels, or None."""
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except (ImportError, OSError, RuntimeError) as error:
-        return Problem(f"CuPy is installed and finds a GPU but no compiler, NVRTC: pip install "
-                       f"gpucnn[cuda12] or gpucnn[cuda13] ({error})", expected=False)
-    return None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why CUDA cannot be used; `expected` is False for a CuPy that is there but broken."""
-
-    reason: str
-    expected: bool
-
-
-def _software(cupy):
-    """The versions of driver and NVRTC; warns if the driver may not load what NVRTC compiles."""
-    driver = cupy.cuda.runtime.driverGetVersion()
-    major, minor = cupy.cuda.nvrtc.getVersion()
-    text = f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, NVRTC {major}.{minor}"
-    if major > driver // 1000:
-        warnings.warn(f"CuPy compiles with an NVRTC newer than the driver ({text}): kernels may "
-                      f"not load; install NVRTC of CUDA {driver // 1000} or a newer driver",
-                      RuntimeWarning, stacklevel=2)
-    return text
+    def _refuse_in_capture(self, what):
+        if self._captured is not None:
+            raise DeviceError(f"{what}: a graph is being captured on {self.device}, which takes "
+                              f"launches of compiled kernels only")
 
 
 class CupyRuntime(Runtime):
@@ -146,6 +117,7 @@ class CupyRuntime(Runtime):
     kept in CuPy's cache on disk."""
 
     def __init__(self, cupy, index=0):
+        super().__init__()
         count = cupy.cuda.runtime.getDeviceCount()
         if not 0 <= index < count:
             raise DeviceError(f"device 'cuda:{index}': expected an index below {count}, "
@@ -153,13 +125,7 @@ class CupyRuntime(Runtime):
         self._cupy = cupy
         self._index = index
         self.device = f"cuda:{index}"
-        properties = cupy.cuda.runtime.getDeviceProperties(index)
-        self.profile = DeviceProfile(
-            name=properties["name"].decode(),
-            compute_capability=(properties["major"], properties["minor"]),
-            multiprocessors=properties["multiProcessorCount"],
-            software=_software(cupy),
-        )
+        self.profile = cupy_profile(cupy, index, software(cupy))
 
     def _here(self):
         return self._cupy.cuda.Device(self._index)
@@ -168,14 +134,17 @@ class CupyRuntime(Runtime):
         return isinstance(array, self._cupy.ndarray) and array.device.id == self._index
 
     def empty(self, shape, dtype):
+        self._refuse_in_capture("empty")
         with self._here():
             return self._cupy.empty(shape, dtype)
 
     def zero(self, array):
+        self._refuse_in_capture("zero")
         with self._here():
             array.data.memset_async(0, array.nbytes)
 
     def upload(self, host, out=None):
+        self._refuse_in_capture("upload")
         host = np.asarray(host, order="C")  # ascontiguousarray gives a scalar an axis
         with self._here():
             if out is None:
@@ -184,10 +153,12 @@ class CupyRuntime(Runtime):
         return out
 
     def download(self, array):
+        self._refuse_in_capture("download")
         with self._here():
             return array.get()
 
     def copy(self, source, out):
+        self._refuse_in_capture("copy")
         if source.shape != out.shape:  # CuPy would broadcast
             raise ShapeError(f"copy: expected `out` of shape {source.shape}, got {out.shape}")
         if source.dtype != out.dtype:  # CuPy would cast
@@ -200,6 +171,7 @@ class CupyRuntime(Runtime):
             return self._cupy.from_dlpack(external)
 
     def compile(self, source, name):
+        self._refuse_in_capture(f"compile {name}")
         cupy = self._cupy
         with self._here():
             module = cupy.RawModule(code=source, backend="nvrtc", options=("--std=c++17",))
@@ -210,17 +182,82 @@ class CupyRuntime(Runtime):
 
         def function(kernel_name):
             with self._here():
-                kernel = module.get_function(kernel_name)
-
-            def launch(blocks, threads, arguments):
-                pointers = tuple(np.uintp(0) if a is None else a for a in arguments)
-                with self._here():
-                    kernel((blocks,), (threads,), pointers)
-
-            return launch
+                return _CupyLauncher(self, kernel_name, module.get_function(kernel_name))
 
         return function
 
     def synchronize(self):
+        self._refuse_in_capture("synchronize")
         with self._here():
             self._cupy.cuda.get_current_stream().synchronize()
+
+    def seconds(self, work, repetitions=10):
+        self._refuse_in_capture("seconds")
+        work()
+        with self._here():
+            start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+            start.record()
+            for _ in range(repetitions):
+                work()
+            end.record()
+            end.synchronize()
+            return self._cupy.cuda.get_elapsed_time(start, end) / 1000 / repetitions
+
+    def _capture(self, work, captured):
+        cuda = self._cupy.cuda
+        # The default stream cannot be captured, and a blocking one would wait for it. CuPy begins
+        # in CUDA's relaxed mode, in which other threads may allocate and copy meanwhile.
+        with self._here(), cuda.Stream(non_blocking=True) as stream:
+            stream.begin_capture()
+            try:
+                work()
+            except BaseException:
+                with suppress(cuda.runtime.CUDARuntimeError):  # of what `work` did
+                    stream.end_capture()
+                raise
+            return _CupyGraph(self, stream.end_capture(), captured)
+
+
+class _CupyLauncher:
+    """Launches one kernel on the current stream."""
+
+    def __init__(self, runtime, name, kernel):
+        self._runtime = runtime
+        self._name = name
+        self._kernel = kernel
+        # asking makes the driver load the kernel, which it must not do in a capture
+        self.resources = KernelResources(kernel.num_regs, kernel.local_size_bytes,
+                                         kernel.shared_size_bytes)
+        self._allowed = runtime.profile.shared_bytes - self.resources.static_shared_bytes
+
+    def __call__(self, blocks, threads, arguments, shared_bytes=0):
+        runtime = self._runtime
+        with runtime._here():
+            if shared_bytes > self._allowed:
+                self._allow(shared_bytes)
+            pointers = tuple(np.uintp(0) if a is None else a for a in arguments)
+            self._kernel((blocks,), (threads,), pointers, shared_mem=shared_bytes)
+        if runtime._captured is not None:
+            runtime._captured.append(arguments)
+
+    def _allow(self, shared_bytes):
+        most = self._runtime.profile.dynamic_shared_bytes
+        if shared_bytes > most:
+            raise KernelError(f"kernel {self._name}: expected at most {most} bytes of dynamic "
+                              f"shared memory on {self._runtime.device}, got {shared_bytes}")
+        self._kernel.max_dynamic_shared_size_bytes = shared_bytes
+        self._allowed = shared_bytes
+
+
+class _CupyGraph(Graph):
+    """A CUDA graph; it is launched on the current stream, which may be the default one."""
+
+    def __init__(self, runtime, graph, arrays):
+        self._runtime = runtime
+        self._graph = graph
+        self._arrays = arrays
+
+    def launch(self):
+        self._runtime._refuse_in_capture("launch of a graph")
+        with self._runtime._here():
+            self._graph.launch()
