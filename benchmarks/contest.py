@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.machine import cores
+from benchmarks.precisions import FLOAT32
 from benchmarks.processes import Process
 from benchmarks.sides import OURS, side, supports
 
@@ -17,6 +18,7 @@ class Measurement:
     setting: str
     rates: tuple
     versions: dict
+    precision: str = FLOAT32
 
     @property
     def median(self):
@@ -28,22 +30,35 @@ class Comparison:
     """The measurements of one task, and how far apart the sides' numbers were before.
 
     size: what tells tasks of one table apart, a batch size or a number of images. agreement: what
-    the task's `agreement` found.
+    the task's `agreement` found. `precision` is that of the settings that are looked at, or None
+    for all of them.
     """
 
     size: int
     measurements: tuple
     agreement: dict
 
-    def best(self, name):
+    def best(self, name, precision=None):
         """A side's measurement with its best setting, or None if it took no part."""
-        return max((one for one in self.measurements if one.side == name),
+        return self._best(lambda side: side == name, precision)
+
+    def best_peer(self, precision=None):
+        """The measurement of the best setting of all peers, or None if none took part."""
+        return self._best(lambda side: side != OURS, precision)
+
+    def ratios(self, peer, precision=None):
+        """Ours divided by the peer's best, round by round."""
+        return ratios(self.best(OURS, precision), self.best(peer, precision))
+
+    def _best(self, chosen, precision):
+        return max((one for one in self.measurements
+                    if chosen(one.side) and precision in (None, one.precision)),
                    key=lambda one: one.median, default=None)
 
-    def ratios(self, peer):
-        """Ours divided by the peer's best, round by round."""
-        return [ours / theirs for ours, theirs in zip(self.best(OURS).rates, self.best(peer).rates,
-                                                      strict=True)]
+
+def ratios(ours, theirs):
+    """The rates of one measurement divided by those of another, round by round."""
+    return [rate / other for rate, other in zip(ours.rates, theirs.rates, strict=True)]
 
 
 def compare(task, peers, *, seconds, rounds):
@@ -54,6 +69,8 @@ def compare(task, peers, *, seconds, rounds):
     are left out. Raises `BenchmarkError`.
     """
     with ExitStack() as stack:
+        # They start together, but what they compile and tune, at their first steps, is one after
+        # the other's: libraries choose algorithms by timing them.
         sides = [stack.enter_context(Process(name, setting, keywords, task))
                  for name in (OURS, *peers) if supports(name, task)
                  for setting, keywords in task.settings(side(name), cores()).items()]
@@ -66,4 +83,5 @@ def compare(task, peers, *, seconds, rounds):
                 rates[process].append(samples / process.ask("window", samples))
         return Comparison(task.size, tuple(
             Measurement(process.name, process.setting, tuple(rates[process]),
-                        process.ask("versions")) for process in sides), agreement)
+                        process.ask("versions"), process.precision)
+            for process in sides), agreement)

@@ -10,6 +10,7 @@ import sys
 from benchmarks import report
 from benchmarks.options import parser, whole_number
 from benchmarks.sides import INFERENCE_PEERS, BenchmarkError
+from benchmarks.tables import Table
 from benchmarks.task import PredictionTask, trained_parameters
 from gpucnn.errors import GpucnnError
 
@@ -21,7 +22,7 @@ def main(arguments=None):
         task = PredictionTask(options.model, options.images, trained_parameters(options.model),
                               options.device)
         comparison, = report.run(options, [task], what="inference, images per second",
-                                 column="images")
+                                 table=Table("images", options.peer))
         equal = comparison.agreement["equal_labels"]
         print(f"\nBefore timing, the labels were the same for at least {100 * equal:.4g} % of the "
               f"images")

@@ -37,8 +37,12 @@ class _Layer:
         self._form = form
         self._options = layer.options()
         self._squash = _activation(self._options.get("activation", "identity"))
-        self.initial = {name: np.ascontiguousarray(self._stored(name, values), np.float32)
-                        for name, values in layer.parameters.items()}
+        self.initial = self.stored(layer.parameters)
+
+    def stored(self, values):
+        """Name -> NumPy array as it is stored here, from the arrays of this library."""
+        return {name: np.ascontiguousarray(self._stored(name, array), np.float32)
+                for name, array in values.items()}
 
     def values(self, stored):
         """Name -> NumPy array as this library has it, from the arrays stored here."""

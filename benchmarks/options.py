@@ -15,7 +15,7 @@ def parser(prog, description, peers):
                       help=f"whom to compare with, separated by commas: {', '.join(peers)} "
                            f"(default: torch)")
     made.add_argument("--model", choices=MODELS, default="lenet5")
-    made.add_argument("--seconds", type=_seconds, default=1.0,
+    made.add_argument("--seconds", type=positive, default=1.0,
                       help="length of a window (default: 1)")
     made.add_argument("--rounds", type=whole_number, default=7,
                       help="windows of each side; medians are taken over them (default: 7)")
@@ -39,6 +39,17 @@ def whole_numbers(text):
     return [int(word) for word in text.split(",")]
 
 
+def positive(text):
+    """An option's finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
 def _some_of(known):
     def names(text):
         found = text.split(",")
@@ -53,13 +64,3 @@ def _device(text):
     if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
     return text
-
-
-def _seconds(text):
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return seconds

@@ -1,33 +1,45 @@
-"""PyTorch in eager mode, written for speed as its best users would.
+"""PyTorch, written for speed as its best users would.
 
-- The data set is padded once, on the device; a few thousand samples at a time are gathered and
-  scaled, and batches are views of them.
+- The data set is padded once, as uint8 on the device, and batches are gathered and scaled there.
 - A convolution through a table is dense. Its weight is masked at the start, and its gradient after
   each backward pass, so that the absent connections stay at zero; a mask in the forward pass would
   cost two more operations.
 - A convolution whose kernel covers its whole input is a `linear`.
 - Subsampling is a sum pooling and one `addcmul`; activations work in place where autograd allows.
 - SGD is the fused one. There is no module, hence no module overhead, and nothing is counted.
+- On a GPU the whole step, from the order of the samples to the update, is a CUDA graph as well,
+  with and without `torch.compile`; `torch_ways.py` tells more.
 - Inference runs under `inference_mode`; pictures are padded as uint8, then scaled in place.
 """
 
 import numpy as np
 
+from benchmarks.precisions import FLOAT32, TF32, in_each_precision
 from benchmarks.sides import BenchmarkError
 from benchmarks.torch_layers import torch_layers
+from benchmarks.torch_step import Step, scaling
+from benchmarks.torch_ways import COMPILED_GRAPH, EAGER, GRAPH, make_way
 
-GATHERED_AT_ONCE = 1024
 PREDICTED_AT_ONCE = {"cpu": (64, 256, 1024), "cuda": (1024, 10000)}
 
 
 def settings(device, cores):
     """On a CPU one thread, all cores, and one thread with PyTorch's own convolutions in place of
-    oneDNN's, which are quicker for a sample at a time."""
+    oneDNN's, which are quicker for a sample at a time. On a GPU every way, in both precisions."""
     if device != "cpu":
-        return {"eager": {}}
+        return in_each_precision({name: {"way": name} for name in (EAGER, GRAPH, COMPILED_GRAPH)},
+                                 device)
     return {"1 thread": {"threads": 1}} | (
         {f"{cores} threads": {"threads": cores}} if cores > 1 else {}) | (
         {"1 thread, no oneDNN": {"threads": 1, "onednn": False}})
+
+
+def race_settings(device, cores):
+    """Of a race's batch size: on a GPU graphs alone, on a CPU without what is quick at batch 1."""
+    if device != "cpu":
+        return in_each_precision({name: {"way": name} for name in (GRAPH, COMPILED_GRAPH)}, device)
+    return {f"{threads} thread{'s' * (threads > 1)}": {"threads": threads}
+            for threads in sorted({1, cores})}
 
 
 def prediction_settings(device, cores):
@@ -39,86 +51,75 @@ def prediction_settings(device, cores):
             for threads in sorted({1, cores}) for size in PREDICTED_AT_ONCE["cpu"]}
 
 
-def import_torch(device="cpu"):
+def import_torch(device="cpu", precision=FLOAT32):
     """PyTorch for a device, or a `BenchmarkError` that says what to install."""
     try:
         import torch
     except ImportError as error:
         raise BenchmarkError(f"peer torch: expected PyTorch to be installed (pip install torch), "
                              f"got {error}") from error
-    if device != "cpu" and not torch.cuda.is_available():
-        raise BenchmarkError(f"peer torch: expected a PyTorch with CUDA for device "
-                             f"{device!r}, got {torch.__version__} without a usable GPU")
+    if device != "cpu":
+        if not torch.cuda.is_available():
+            raise BenchmarkError(f"peer torch: expected a PyTorch with CUDA for device "
+                                 f"{device!r}, got {torch.__version__} without a usable GPU")
+        torch.cuda.set_device(_index(device))  # graphs are captured on the current device
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False  # float32 throughout, as every side computes
+    torch.backends.cudnn.allow_tf32 = precision == TF32
+    torch.backends.cuda.matmul.allow_tf32 = precision == TF32
     return torch
 
 
 class Trainer:
     """Trains a task with PyTorch's autograd."""
 
-    def __init__(self, task, threads=None, onednn=True):
-        torch = self._torch = import_torch(task.device)
+    def __init__(self, task, way=EAGER, precision=FLOAT32, threads=None, onednn=True):
+        torch = self._torch = import_torch(task.device, precision)
         if threads is not None:
             torch.set_num_threads(threads)
         torch.backends.mkldnn.enabled = onednn
         self._task = task
         self._device = torch.device(task.device)
-        network = task.network()
-        self._steps = torch_layers(torch, network, self._device)
-        trained = [tensor for _, step in self._steps for tensor in step.parameters.values()]
-        self._masked = [step for _, step in self._steps if getattr(step, "mask", None) is not None]
-        self._optimizer = torch.optim.SGD(trained, lr=task.learning_rate, momentum=task.momentum,
-                                          fused=True)
-        self._load(task.dataset(), network)
+        self._step = Step(torch, task, self._device)
+        self._way = make_way(way, torch, self._step, task)
         self._order = task.order()
+        self._test = None
 
     def losses(self, steps):
-        return [self._step(x, labels).item() for _ in range(steps)
-                for x, labels in self._batches(self._task.batch_size)]
+        order = self._order.take(steps * self._task.batch_size)
+        return [loss.item() for loss in self._way.losses(order)]
 
     def run(self, samples):
-        for x, labels in self._batches(samples):
-            self._step(x, labels)
-        if self._device.type == "cuda":
-            self._torch.cuda.synchronize(self._device)
+        self._way.train(self._order.take(samples))
+        self._synchronize()
 
     def parameters(self):
-        return {f"{layer}.{name}": values for layer, step in self._steps
-                for name, values in step.values().items()}
+        return self._step.parameters()
 
     def versions(self):
         return _versions(self._torch, self._device)
 
-    def _load(self, dataset, network):
-        """The images, padded with uint8 zeros, which are the background, and the labels."""
-        torch = self._torch
-        self._low, self._scale = _scaling(network)
-        self._images = torch.nn.functional.pad(
-            torch.from_numpy(np.array(dataset.images)),
-            _margins(network, dataset.image_shape)).to(self._device)
-        self._labels = torch.from_numpy(dataset.labels.astype(np.int64)).to(self._device)
+    def reset(self, values):
+        self._step.reset(values)
+        self._synchronize()
 
-    def _batches(self, samples):
-        """(x, labels) of each batch of the next `samples` of the order."""
-        batch_size = self._task.batch_size
-        order = self._torch.from_numpy(self._order.take(samples)).to(self._device)
-        for part in order.split(batch_size * max(1, GATHERED_AT_ONCE // batch_size)):
-            x = self._images.index_select(0, part).to(self._torch.float32)
-            x.mul_(self._scale).add_(self._low)
-            labels = self._labels.index_select(0, part)
-            yield from zip(x.split(batch_size), labels.split(batch_size), strict=True)
+    def train(self, order, shifts, rates):
+        self._way.train(self._task.padded_order(order, shifts), rates.astype(np.float32))
 
-    def _step(self, x, labels):
-        for _, step in self._steps:
-            x = step(x)
-        loss = self._torch.nn.functional.cross_entropy(x.flatten(1), labels)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for step in self._masked:
-            step.mask_gradient()
-        self._optimizer.step()
-        return loss.detach()
+    def misread(self):
+        if self._test is None:
+            images, labels = self._task.padded_test_pictures()
+            size = PREDICTED_AT_ONCE[self._device.type][-1]
+            self._test = [(self._torch.from_numpy(images[first:first + size]).to(self._device),
+                           self._torch.from_numpy(labels[first:first + size]).to(self._device))
+                          for first in range(0, len(images), size)]
+        with self._torch.no_grad():
+            wrong = [(self._step.outputs(self._step.scaled(images)).argmax(1) != labels).sum()
+                     for images, labels in self._test]
+            return int(self._torch.stack(wrong).sum())
+
+    def _synchronize(self):
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)
 
 
 class Predictor:
@@ -132,7 +133,7 @@ class Predictor:
         self._batch_size = batch_size
         network, images = task.network(), task.images()
         self._steps = torch_layers(torch, network, self._device, training=False)
-        self._low, self._scale = _scaling(network)
+        self._low, self._scale = scaling(network)
         self._margins = _margins(network, images.shape[1:])
         self._images = torch.from_numpy(images)
 
@@ -158,10 +159,9 @@ class Predictor:
         return x.flatten(1).argmax(1)
 
 
-def _scaling(network):
-    """(what uint8 zero becomes, the width of one uint8 step)."""
-    low, high = network.input_range
-    return low, (high - low) / 255
+def _index(device):
+    """The number of a GPU in a device's name."""
+    return int(device.partition(":")[2] or 0)
 
 
 def _margins(network, image_shape):

@@ -3,6 +3,7 @@
 from itertools import cycle
 from statistics import median
 
+from benchmarks.precisions import FLOAT32
 from benchmarks.sides import OURS
 from gpucnn.plots import INK, MUTED, png, require_matplotlib, style
 
@@ -13,8 +14,8 @@ LINE_HEIGHT = 0.04  # of a ratio, as a share of the axis
 
 
 def throughput(comparisons, peers, *, title):
-    """A figure of samples per second by batch size, a line for each side with its best setting; at
-    each point of a peer stands our throughput divided by it, as in "1.5x".
+    """A figure of samples per second by batch size, a line for each side with its best setting of
+    float32; at each point of a peer stands our throughput divided by it, as in "1.5x".
 
     comparisons: `contest.Comparison`s, at least one. peers: the peers' names in their order; a peer
     has points where it took part.
@@ -29,13 +30,13 @@ def throughput(comparisons, peers, *, title):
     axes.set_yscale("log")
     colors = dict(zip((OURS, *peers), cycle(COLORS), strict=False))
     for name, color in colors.items():
-        points = [(one.size, one.best(name).median) for one in comparisons
-                  if one.best(name) is not None]
+        points = [(one.size, one.best(name, FLOAT32).median) for one in comparisons
+                  if one.best(name, FLOAT32) is not None]
         axes.plot(*zip(*points, strict=True), color=color, label=name, marker="o", markersize=4,
                   linewidth=2.0 if name == OURS else 1.4, zorder=3 if name == OURS else 2)
     _dress(axes, [one.size for one in comparisons])
     for one in comparisons:
-        _annotate(axes, one, [name for name in peers if one.best(name) is not None], colors)
+        _annotate(axes, one, [name for name in peers if one.best(name, FLOAT32)], colors)
     figure.suptitle(f"{title} (beside points: {OURS} / peer)", x=0.012, ha="left", fontsize=11,
                     color=INK)
     return figure
@@ -46,9 +47,9 @@ def _annotate(axes, comparison, peers, colors):
     lowest, highest = axes.get_ylim()
     line = (highest / lowest) ** LINE_HEIGHT
     place = 0.0
-    for peer in sorted(peers, key=lambda peer: comparison.best(peer).median):
-        place = max(comparison.best(peer).median, place * line)
-        axes.annotate(f"{median(comparison.ratios(peer)):.3g}x", (comparison.size, place),
+    for peer in sorted(peers, key=lambda peer: comparison.best(peer, FLOAT32).median):
+        place = max(comparison.best(peer, FLOAT32).median, place * line)
+        axes.annotate(f"{median(comparison.ratios(peer, FLOAT32)):.3g}x", (comparison.size, place),
                       textcoords="offset points", xytext=(6, 0), va="center", fontsize=8,
                       color=colors[peer], zorder=4,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})

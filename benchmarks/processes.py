@@ -5,6 +5,7 @@ import time
 import traceback
 from contextlib import suppress
 
+from benchmarks.precisions import precision_of
 from benchmarks.sides import BenchmarkError, side
 from gpucnn.errors import GpucnnError
 
@@ -15,6 +16,7 @@ class Process:
     def __init__(self, name, setting, keywords, task):
         self.name = name
         self.setting = setting
+        self.precision = precision_of(keywords)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, name, keywords, task),

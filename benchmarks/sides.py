@@ -3,13 +3,22 @@
 A side is a module that works in a process of its own. For training it has:
 
 - `settings(device, cores)`: label -> keywords of `Trainer`, for each setting worth trying; the
-  contest itself calls it, in its own process. A side is judged by its best setting.
+  contest itself calls it, in its own process. A side is judged by its best setting. The keyword
+  `precision`, one of `precisions.py`, tells what a setting is compared with; without it, float32.
 - `Trainer(task, **keywords)`: builds the task's network with its initial values, and holds the
-  task's data on the device. Raises `BenchmarkError` if what it needs is missing. It has
+  task's data on the device. What is timed to be tuned waits for the first step, since sides are
+  built at the same time. Raises `BenchmarkError` if what it needs is missing. It has
   - `losses(steps)`: train on the next `steps` batches of the task's order; the loss of each.
   - `run(samples)`: train on the next `samples` of the order; returns when the device is done.
   - `parameters()`: the parameters as NumPy arrays, named and shaped as this library's.
   - `versions()`: name -> version of what it ran on.
+
+For the race (`RACE_PEERS`) it has `race_settings(device, cores)`, and its `Trainer`
+
+  - `reset(parameters)`: begin again with these, at rest, to the same bits as a fresh one.
+  - `train(order, shifts, rates)`: train on the samples of an order, int32, moved by shifts, (n, 2)
+    or None, in batches of which each has its own learning rate. The last may be smaller.
+  - `misread()`: how many pictures of the task's test set it gets wrong; waits for the training.
 
 For inference (`INFERENCE_PEERS`) it has:
 
@@ -31,7 +40,7 @@ import importlib
 OURS = "gpucnn"
 PEERS = {"torch": "benchmarks.peers_torch", "jax": "benchmarks.peers_jax",
          "seed": "benchmarks.peers_seed"}
-INFERENCE_PEERS = ("torch", "jax")
+INFERENCE_PEERS = RACE_PEERS = ("torch", "jax")
 _MODULES = {OURS: "benchmarks.ours"} | PEERS
 
 

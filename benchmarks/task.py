@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.agreement import same_labels, same_training
 from benchmarks.models import MODELS
+from benchmarks.shifts import copies_order, shifted_copies
 from gpucnn import SGD
 
 TRAINED_STEPS, TRAINED_BATCH = 150, 32  # before inference, so that labels are those of a use
@@ -14,13 +15,20 @@ TRAINED_STEPS, TRAINED_BATCH = 150, 32  # before inference, so that labels are t
 @dataclass(frozen=True)
 class Task:
     """Training `model`, a name of `MODELS`, on a device in batches of `batch_size`, with cross
-    entropy and SGD with momentum."""
+    entropy and SGD with momentum.
+
+    shift: by how many pixels pictures are moved at most, either way. scheduled: whether the
+    learning rate changes from step to step.
+    """
 
     model: str
     batch_size: int
     device: str = "cpu"
     seed: int = 0
     momentum: float = 0.9
+    weight_decay: float = 0.0
+    shift: int = 0
+    scheduled = False
 
     @property
     def size(self):
@@ -39,7 +47,7 @@ class Task:
 
     @property
     def optimizer(self):
-        return SGD(lr=self.learning_rate, momentum=self.momentum)
+        return SGD(lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay)
 
     def settings(self, side, cores):
         """A side's settings of this task: label -> keywords of its worker."""
@@ -51,7 +59,7 @@ class Task:
 
     def agreement(self, sides):
         """How far the sides' processes are apart; raises `BenchmarkError` if too far."""
-        return same_training(sides, MODELS[self.model].tolerance)
+        return same_training(sides, MODELS[self.model].tolerances)
 
     def network(self, device="cpu"):
         """The network with its initial values, which are the same on every device."""
@@ -60,6 +68,17 @@ class Task:
     def dataset(self):
         """uint8 pictures; see `pictures.py`."""
         return MODELS[self.model].dataset()
+
+    def padded_pictures(self):
+        """(images, labels) of the data set in the network's size, uint8 and int32, with all shifts:
+        see `shifts.py`. A peer that holds them has only to pick a batch and scale it."""
+        dataset = self.dataset()
+        images = shifted_copies(dataset.images, self.network().input_shape[1:], self.shift)
+        return images, np.tile(dataset.labels, len(images) // len(dataset))
+
+    def padded_order(self, order, shifts):
+        """The numbers among `padded_pictures` of samples that are moved by `shifts`, or by None."""
+        return copies_order(order, shifts, len(self.dataset()), self.shift)
 
     def order(self):
         """The order of the samples, from its beginning."""

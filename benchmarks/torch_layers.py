@@ -22,11 +22,11 @@ class _Step:
         self._squash = _activation(torch, self._options.get("activation", "identity"),
                                    training)
         self.parameters = {
-            name: torch.tensor(self.stored(name, values, layer, input_shape), dtype=torch.float32,
-                               device=device, requires_grad=training)
+            name: torch.tensor(self.stored(name, values), dtype=torch.float32, device=device,
+                               requires_grad=training)
             for name, values in layer.parameters.items()}
 
-    def stored(self, name, values, layer, input_shape):
+    def stored(self, name, values):
         """The NumPy values of a parameter in the shape that PyTorch wants."""
         return values
 
@@ -59,7 +59,7 @@ class _Conv2d(_Step):
     def mask_gradient(self):
         self.parameters["weight"].grad.mul_(self.mask)
 
-    def stored(self, name, values, layer, input_shape):
+    def stored(self, name, values):
         if name != "weight":
             return values
         inputs, outputs = self._table.pairs
@@ -84,7 +84,7 @@ class _Subsample2d(_Step):
         return self._squash(self._addcmul(self.parameters["bias"], sums,
                                           self.parameters["coefficient"]))
 
-    def stored(self, name, values, layer, input_shape):
+    def stored(self, name, values):
         return values[:, None, None]
 
     def values(self):

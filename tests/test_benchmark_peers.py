@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import ours, peers_jax, peers_seed, peers_torch
 from benchmarks.jax_layers import Form
-from benchmarks.sides import PEERS, BenchmarkError, supports
+from benchmarks.precisions import precision_of
+from benchmarks.sides import OURS, PEERS, RACE_PEERS, BenchmarkError, side, supports
 from benchmarks.task import PredictionTask, Task
 from gpucnn import ConnectionTable, Conv2d, Dataset, Dense, Flatten, MaxPool2d, Network, Subsample2d
 
@@ -88,8 +89,8 @@ def test_jax_trains_whole_scans_then_batches_then_the_samples_left_over():
     reference, peer = check_training(peers_jax, OddTask("lenet5", 64), 1, scan=True,
                                      form=Form(columns=True))
     assert peer.unit == 4 * 64
-    for side in (reference, peer):
-        side.run(peer.unit + 64 + 5)
+    for one in (reference, peer):
+        one.run(peer.unit + 64 + 5)
     after = peer.parameters()
     for name, values in reference.parameters().items():
         np.testing.assert_allclose(after[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
@@ -124,11 +125,45 @@ def test_predictors_give_our_labels(model, name, keywords):
 def test_pytorch_is_tried_with_one_thread_and_with_all_cores():
     assert {"threads": 1} in peers_torch.settings("cpu", cores=8).values()
     assert {"threads": 8} in peers_torch.settings("cpu", cores=8).values()
-    assert len(peers_torch.settings("cuda", cores=8)) == 1
     threads = {keywords["threads"]
                for keywords in peers_torch.prediction_settings("cpu", cores=8).values()}
     assert threads == {1, 8}
     assert len(peers_torch.prediction_settings("cpu", cores=1)) == 3
+
+
+def test_on_a_gpu_every_way_is_tried_in_both_precisions():
+    ways = ("eager", "graph", "compile+graph")
+    assert list(peers_torch.settings("cuda", cores=8)) == [
+        f"{way}, {precision}" for precision in ("float32", "tf32") for way in ways]
+    assert list(peers_jax.settings("cuda:1", cores=8)) == [
+        f"{way}, {precision}" for precision in ("float32", "tf32") for way in ("scan", "jit step")]
+    assert ours.settings("cuda", cores=8) == {"float32": {"precision": "float32"},
+                                              "tf32": {"precision": "tf32"}}
+    assert ours.settings("cpu", cores=8) == {"as it comes": {}}
+
+
+@pytest.mark.parametrize(("keywords", "passed_on"), [
+    (ours.settings("cuda", 1)["tf32"], {"precision": "tf32"}),
+    (ours.settings("cpu", 1)["as it comes"], {})], ids=["a GPU's", "the CPU's"])
+def test_our_trainer_asks_for_the_precision_of_its_setting(monkeypatch, keywords, passed_on):
+    asked, compile_step = [], Network.compile_step
+
+    def remember(network, *, loss, optimizer, batch_size, **others):
+        asked.append(others)
+        return compile_step(network, loss=loss, optimizer=optimizer, batch_size=batch_size)
+
+    monkeypatch.setattr(Network, "compile_step", remember)
+    ours.Trainer(Task("two_stage", 2), **keywords)
+    assert asked == [passed_on]
+
+
+@pytest.mark.parametrize("name", [OURS, *RACE_PEERS])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_racers_take_part_in_each_precision_of_a_device(name, device):
+    settings = side(name).race_settings(device, 2)
+    assert {precision_of(keywords) for keywords in settings.values()} == (
+        {"float32"} if device == "cpu" else {"float32", "tf32"})
+    assert not any(keywords.get("way") == "eager" for keywords in settings.values())
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -154,6 +189,21 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(name, wanted, m
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BenchmarkError, match=f"peer {name}: expected {wanted}"):
         module.Trainer(Task("lenet5", 1))
+
+
+def test_pytorch_computes_in_the_precision_asked_for():
+    torch = pytest.importorskip("torch")
+    for precision, allowed in (("tf32", True), ("float32", False)):
+        peers_torch.import_torch("cpu", precision)
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+
+
+def test_jax_computes_in_the_precision_asked_for():
+    pytest.importorskip("jax")
+    for precision, wanted in (("tf32", "tensorfloat32"), ("float32", "float32")):
+        jax, _ = peers_jax.import_jax("cpu", precision)
+        assert jax.config.jax_default_matmul_precision == wanted
 
 
 def test_jax_without_the_device_is_an_error_that_names_it():

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import agreement, lenet, peers_torch, report
 from benchmarks.contest import Comparison, Measurement
 from benchmarks.models import MODELS
+from benchmarks.precisions import TOLERANCES
 from benchmarks.processes import Process, _Clock
 from benchmarks.sides import BenchmarkError
 from benchmarks.task import ShuffledOrder, Task
@@ -45,7 +46,7 @@ def test_it_prints_a_table_with_the_ratios_to_its_peers_and_the_machine(tmp_path
     assert re.search(rf"^\| 3 \| {torch_s} \| - \| - \| - \| - \|$", text, re.MULTILINE)
     comparisons = json.loads(out.read_text())["comparisons"]
     assert [comparison["size"] for comparison in comparisons] == [1, 3]
-    assert all(comparison["agreement"]["loss_difference"] < agreement.TOLERANCE
+    assert all(comparison["agreement"]["float32"]["loss_difference"] < TOLERANCES["float32"]
                for comparison in comparisons)
     assert [[one["side"] for one in comparison["measurements"]] for comparison in comparisons] == [
         ["gpucnn", "torch", "seed"], ["gpucnn", "torch"]]
@@ -63,6 +64,8 @@ def test_it_prints_a_table_with_the_ratios_to_its_peers_and_the_machine(tmp_path
     (["--seconds", "0"], "--seconds: expected a number above 0, got '0'"),
     (["--rounds", "none"], "--rounds: expected a whole number of at least 1, got 'none'"),
     (["--model", "alexnet"], "--model: invalid choice: 'alexnet'"),
+    (["--race", "--seeds", "0"], "--seeds: expected a whole number of at least 1, got '0'"),
+    (["--race", "--target", "-1"], "--target: expected a number above 0, got '-1'"),
 ])
 def test_a_wrong_option_is_an_error_that_says_what_was_expected(arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
@@ -94,7 +97,8 @@ class Side:
 
     name, setting = "side", "setting"
 
-    def __init__(self, losses, before=1.0, after=2.0):
+    def __init__(self, losses, before=1.0, after=2.0, precision="float32"):
+        self.precision = precision
         self._losses = losses
         self._parameters = [{"c1.weight": np.full(3, after)}, {"c1.weight": np.full(3, before)}]
 
@@ -114,15 +118,30 @@ def test_sides_that_train_other_numbers_are_an_error(peer, message):
 
 
 def test_sides_that_differ_by_rounding_agree():
-    found = agreement.same_training([Side([1.0, 0.5]), Side([1.0, 0.500001])])
+    found = agreement.same_training([Side([1.0, 0.5]), Side([1.0, 0.500001])])["float32"]
     assert 0 < found["loss_difference"] < 1e-5
     assert found["parameter_difference"] == 0
 
 
 def test_parameters_may_differ_by_a_model_s_own_tolerance():
     sides = [Side([1.0, 0.5]), Side([1.0, 0.5], after=2.002)]
-    found = agreement.same_training(sides, parameter_tolerance=0.01)
-    assert found["parameter_difference"] == pytest.approx(0.001)
+    found = agreement.same_training(sides, {"float32": 0.01})
+    assert found["float32"]["parameter_difference"] == pytest.approx(0.001)
+
+
+def test_tf32_may_differ_by_more_than_float32_and_is_told_apart():
+    def sides(precision, after=2.002):
+        return [Side([1.0, 0.5]), Side([1.0, 0.5]),
+                Side([1.0, 0.501], after=after, precision=precision)]
+
+    found = agreement.same_training(sides("tf32"))
+    assert found["float32"] == {"loss_difference": 0, "parameter_difference": 0}
+    assert found["tf32"]["parameter_difference"] == pytest.approx(0.001)
+    assert 0 < found["tf32"]["loss_difference"] < TOLERANCES["tf32"]
+    with pytest.raises(BenchmarkError, match="losses: expected those of gpucnn"):
+        agreement.same_training(sides("float32"))
+    with pytest.raises(BenchmarkError, match=r"c1.weight: expected those .* to 0.005"):
+        agreement.same_training(sides("tf32", after=2.1))
 
 
 def test_a_peer_is_judged_by_its_best_setting_round_by_round():
