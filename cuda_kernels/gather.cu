@@ -9,7 +9,7 @@
 // `labels` with `out_labels`.
 
 #include "constants.h"
-
+#include "gather.cuh"
 
 template <typename Pixel, typename Value>
 __device__ void gather(const Pixel *images, const int *labels, const int *order, const int *shifts, real *out,
@@ -22,12 +22,9 @@ __device__ void gather(const Pixel *images, const int *labels, const int *order,
         const int k = i / pixels, pixel = i % pixels;
         const int x = pixel % out_width, y = pixel / out_width % out_height;
         const int m = pixel / (out_width * out_height);
-        const int from_y = y - (out_height - height) / 2 - (shifts ? shifts[2 * k] : 0);
-        const int from_x = x - (out_width - width) / 2 - (shifts ? shifts[2 * k + 1] : 0);
-        const bool inside = from_y >= 0 && from_y < height && from_x >= 0 && from_x < width;
-        out[i] = inside
-                     ? value(images[(((size_t)order[k] * maps + m) * height + from_y) * width + from_x])
-                     : background;
+        const Placement placement(height, width, out_height, out_width, shifts ? shifts + 2 * k : nullptr);
+        out[i] = placed_pixel(images + ((size_t)order[k] * maps + m) * height * width, height, width, placement, y,
+                              x, background, value);
         if (pixel == 0 && labels) out_labels[k] = labels[order[k]];
     }
 }

@@ -11,63 +11,34 @@
 // bad labels) and writes the mean to loss[0]; THREADS doubles of static shared memory.
 
 #include "constants.h"
+#include "losses.cuh"
 #include "reduce.cuh"
 
-constexpr int WRONG = 1, BAD_LABEL = 2;
-
-__device__ inline int verdict(const real *output, int label, int classes) {
-    if (label < 0 || label >= classes) return WRONG | BAD_LABEL;
-    const real mine = output[label];
-    if (isnan(mine)) return WRONG;
-    for (int c = 0; c < classes; ++c)
-        if (output[c] > mine || (c < label && output[c] == mine)) return WRONG;
-    return 0;
+template <typename Kind>
+__device__ void each_sample(const real *output, const int *labels, real *grad_output, double *sample_losses,
+                            int *verdicts, int samples, int classes, real target) {
+    for (int n = blockIdx.x * THREADS + threadIdx.x; n < samples; n += gridDim.x * THREADS) {
+        const real *mine = output + (size_t)n * classes;
+        real *grad = grad_output + (size_t)n * classes;
+        const int answer = verdict<1>(mine, labels[n], classes, 0);
+        sample_losses[n] = Kind::template evaluate<1>(mine, labels[n], classes, samples, target, answer, 0,
+                                                      [&](int c, real gradient) { grad[c] = gradient; });
+        verdicts[n] = answer;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 mse_samples(const real *__restrict__ output, const int *__restrict__ labels,
             real *__restrict__ grad_output, double *__restrict__ sample_losses, int *__restrict__ verdicts,
             int samples, int classes, real target) {
-    for (int n = blockIdx.x * THREADS + threadIdx.x; n < samples; n += gridDim.x * THREADS) {
-        const real *mine = output + (size_t)n * classes;
-        real *grad = grad_output + (size_t)n * classes;
-        const int label = labels[n];
-        const int answer = verdict(mine, label, classes);
-        double sum = 0;
-        for (int c = 0; c < classes; ++c) {
-            const real difference =
-                answer & BAD_LABEL ? real(0) : mine[c] - (c == label ? target : -target);
-            sum += (double)difference * (double)difference;
-            grad[c] = difference / real(samples);
-        }
-        sample_losses[n] = 0.5 * sum;
-        verdicts[n] = answer;
-    }
+    each_sample<MseLoss>(output, labels, grad_output, sample_losses, verdicts, samples, classes, target);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 cross_entropy_samples(const real *__restrict__ output, const int *__restrict__ labels,
                       real *__restrict__ grad_output, double *__restrict__ sample_losses,
                       int *__restrict__ verdicts, int samples, int classes) {
-    for (int n = blockIdx.x * THREADS + threadIdx.x; n < samples; n += gridDim.x * THREADS) {
-        const real *mine = output + (size_t)n * classes;
-        real *grad = grad_output + (size_t)n * classes;
-        const int label = labels[n];
-        const int answer = verdict(mine, label, classes);
-        const bool bad = answer & BAD_LABEL;
-        real highest = mine[0];
-        for (int c = 1; c < classes; ++c)
-            if (mine[c] > highest || isnan(mine[c])) highest = mine[c];
-        real sum = 0;
-        for (int c = 0; c < classes; ++c) {
-            grad[c] = exp(mine[c] - highest);
-            sum += grad[c];
-        }
-        for (int c = 0; c < classes; ++c)
-            grad[c] = bad ? real(0) : (grad[c] / sum - (c == label ? real(1) : real(0))) / real(samples);
-        sample_losses[n] = bad ? 0.0 : log((double)sum) - (double)(mine[label] - highest);
-        verdicts[n] = answer;
-    }
+    each_sample<CrossEntropyLoss>(output, labels, grad_output, sample_losses, verdicts, samples, classes, real(0));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

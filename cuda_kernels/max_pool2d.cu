@@ -9,11 +9,9 @@
 // blocks of THREADS threads, no shared memory.
 
 #include "constants.h"
+#include "max_pool2d.cuh"
 
-
-__device__ inline bool replaces(real candidate, real highest) {
-    return candidate > highest || (isnan(candidate) && !isnan(highest));
-}
+using Windows = Pool<POOL_HEIGHT, POOL_WIDTH, STRIDE_Y, STRIDE_X>;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 max_pool2d_forward(const real *__restrict__ x, real *__restrict__ output, int all_maps, int height,
@@ -24,12 +22,8 @@ max_pool2d_forward(const real *__restrict__ x, real *__restrict__ output, int al
         const int ox = i % out_width, oy = i / out_width % out_height;
         const size_t plane = i / ((long long)out_width * out_height);
         const real *window = x + (plane * height + (size_t)oy * STRIDE_Y) * width + ox * STRIDE_X;
-        real highest = window[0];
-        for (int py = 0; py < POOL_HEIGHT; ++py)
-            for (int px = 0; px < POOL_WIDTH; ++px) {
-                const real candidate = window[(size_t)py * width + px];
-                if (replaces(candidate, highest)) highest = candidate;
-            }
+        real highest;
+        first_maximum<Windows>(window, width, highest);
         output[i] = highest;
     }
 }
@@ -43,21 +37,14 @@ max_pool2d_grad_input(const real *__restrict__ grad_output, const real *__restri
          i += gridDim.x * (long long)THREADS) {
         const int ix = i % width, iy = i / width % height;
         const size_t plane = i / ((long long)width * height);
-        const real mine = x[i];
-        const int top = iy < POOL_HEIGHT ? 0 : (iy - POOL_HEIGHT) / STRIDE_Y + 1;
-        const int left = ix < POOL_WIDTH ? 0 : (ix - POOL_WIDTH) / STRIDE_X + 1;
         real sum = 0;
-        for (int oy = top; oy <= min(iy / STRIDE_Y, out_height - 1); ++oy)
-            for (int ox = left; ox <= min(ix / STRIDE_X, out_width - 1); ++ox) {
-                const real *window = x + (plane * height + (size_t)oy * STRIDE_Y) * width + ox * STRIDE_X;
-                const int place = (iy - oy * STRIDE_Y) * POOL_WIDTH + ix - ox * STRIDE_X;
-                bool first = true;
-                for (int p = 0; p < POOL_HEIGHT * POOL_WIDTH && first; ++p) {
-                    const real other = window[(size_t)(p / POOL_WIDTH) * width + p % POOL_WIDTH];
-                    first = p < place ? replaces(mine, other) : !replaces(other, mine);
-                }
-                if (first) sum += grad_output[(plane * out_height + oy) * out_width + ox];
-            }
+        each_window_of<Windows>(iy, ix, out_height, out_width, [&](int oy, int ox) {
+            const real *window = x + (plane * height + (size_t)oy * STRIDE_Y) * width + ox * STRIDE_X;
+            const int place = (iy - oy * STRIDE_Y) * POOL_WIDTH + ix - ox * STRIDE_X;
+            real highest;
+            if (first_maximum<Windows>(window, width, highest) == place)
+                sum += grad_output[(plane * out_height + oy) * out_width + ox];
+        });
         grad_input[i] = sum;
     }
 }

@@ -1,16 +1,14 @@
-// One update of the flat parameter array, in place, as PyTorch's SGD and Adam define it.
+// One update of the flat parameter array, in place, as optimizers.cuh defines it.
 //
-//   g = gradient + weight_decay * parameter
-//   sgd:   velocity = momentum * velocity + g
-//          parameter -= scalars[0] * (nesterov ? g + momentum * velocity : velocity)
-//   adam:  mean = beta1 * mean + (1 - beta1) * g;  square = beta2 * square + (1 - beta2) * g^2
-//          parameter -= scalars[0] * mean / (sqrt(square) * scalars[1] + epsilon)
+//   sgd:   rate = scalars[0]
+//   adam:  rate = scalars[0], correction = scalars[1]
 //
 // What changes from step to step is read from `scalars` in device memory, so that a captured graph
 // can be replayed. One thread per parameter, any number of blocks of THREADS threads. `velocity` is null
 // without momentum.
 
 #include "constants.h"
+#include "optimizers.cuh"
 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -18,13 +16,9 @@ sgd_step(real *__restrict__ parameters, const real *__restrict__ gradients, real
          const real *__restrict__ scalars, int count, real momentum, int nesterov, real weight_decay) {
     const real rate = scalars[0];
     for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) {
-        const real g = gradients[i] + weight_decay * parameters[i];
-        real step = g;
-        if (velocity) {
-            velocity[i] = momentum * velocity[i] + g;
-            step = nesterov ? g + momentum * velocity[i] : velocity[i];
-        }
-        parameters[i] -= rate * step;
+        real remembered = velocity ? velocity[i] : real(0);
+        sgd_update(parameters[i], remembered, gradients[i], rate, momentum, velocity, nesterov, weight_decay);
+        if (velocity) velocity[i] = remembered;
     }
 }
 
@@ -32,10 +26,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 adam_step(real *__restrict__ parameters, const real *__restrict__ gradients, real *__restrict__ mean,
           real *__restrict__ square, const real *__restrict__ scalars, int count, real beta1, real beta2,
           real one_minus_beta1, real one_minus_beta2, real epsilon, real weight_decay) {
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) {
-        const real g = gradients[i] + weight_decay * parameters[i];
-        mean[i] = beta1 * mean[i] + one_minus_beta1 * g;
-        square[i] = beta2 * square[i] + one_minus_beta2 * g * g;
-        parameters[i] -= scalars[0] * mean[i] / (sqrt(square[i]) * scalars[1] + epsilon);
-    }
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS)
+        adam_update(parameters[i], mean[i], square[i], gradients[i], scalars[0], scalars[1], beta1, beta2,
+                    one_minus_beta1, one_minus_beta2, epsilon, weight_decay);
 }

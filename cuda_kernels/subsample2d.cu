@@ -14,15 +14,14 @@
 #include "activation.cuh"
 #include "constants.h"
 #include "reduce.cuh"
+#include "subsample2d.cuh"
 
 constexpr int BLOCKS_AT_ONCE = 4;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
 
-__device__ inline real window_sum(const real *map, int width, int oy, int ox) {
-    const real *window = map + (size_t)oy * STRIDE_Y * width + ox * STRIDE_X;
-    real sum = 0;
-    for (int py = 0; py < POOL_HEIGHT; ++py)
-        for (int px = 0; px < POOL_WIDTH; ++px) sum += window[(size_t)py * width + px];
-    return sum;
+using Windows = Pool<POOL_HEIGHT, POOL_WIDTH, STRIDE_Y, STRIDE_X>;
+
+__device__ __forceinline__ real sum_at(const real *map, int width, int oy, int ox) {
+    return window_sum<Windows>(map + (size_t)oy * STRIDE_Y * width + ox * STRIDE_X, width);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -34,7 +33,7 @@ subsample2d_forward(const real *__restrict__ x, const real *__restrict__ coeffic
          i += gridDim.x * (long long)THREADS) {
         const int ox = i % out_width, oy = i / out_width % out_height;
         const int plane = i / ((long long)out_width * out_height), m = plane % maps;
-        const real sum = window_sum(x + (size_t)plane * height * width, width, oy, ox);
+        const real sum = sum_at(x + (size_t)plane * height * width, width, oy, ox);
         output[i] = Squash::value(coefficient[m] * sum + (bias ? bias[m] : real(0)));
     }
 }
@@ -48,14 +47,11 @@ subsample2d_grad_input(const real *__restrict__ grad_output, const real *__restr
          i += gridDim.x * (long long)THREADS) {
         const int ix = i % width, iy = i / width % height;
         const int plane = i / ((long long)width * height);
-        const int top = iy < POOL_HEIGHT ? 0 : (iy - POOL_HEIGHT) / STRIDE_Y + 1;
-        const int left = ix < POOL_WIDTH ? 0 : (ix - POOL_WIDTH) / STRIDE_X + 1;
         real sum = 0;
-        for (int oy = top; oy <= min(iy / STRIDE_Y, out_height - 1); ++oy)
-            for (int ox = left; ox <= min(ix / STRIDE_X, out_width - 1); ++ox) {
-                const size_t at = ((size_t)plane * out_height + oy) * out_width + ox;
-                sum += grad_output[at] * Squash::slope(output[at]);
-            }
+        each_window_of<Windows>(iy, ix, out_height, out_width, [&](int oy, int ox) {
+            const size_t at = ((size_t)plane * out_height + oy) * out_width + ox;
+            sum += grad_output[at] * Squash::slope(output[at]);
+        });
         grad_input[i] = coefficient[plane % maps] * sum;
     }
 }
@@ -76,8 +72,7 @@ subsample2d_grad_parameters(const real *__restrict__ grad_output, const real *__
                 const size_t at = plane * positions + p;
                 const real dz = grad_output[at] * Squash::slope(output[at]);
                 by_bias += dz;
-                by_coefficient += dz * window_sum(x + plane * height * width, width, p / out_width,
-                                                  p % out_width);
+                by_coefficient += dz * sum_at(x + plane * height * width, width, p / out_width, p % out_width);
             }
         }
         by_coefficient = block_sum<THREADS>(by_coefficient, scratch);

@@ -23,6 +23,7 @@ from gpucnn.summary import summary
 
 INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
 DTYPES = ("float32", "float64")
+PRECISIONS = ("float32", "tf32")
 LARGEST_SEED = 2**63 - 1
 FORWARD_PASSES_KEPT = 4  # for images of so many sizes
 
@@ -173,29 +174,33 @@ class Network:
         behind a Flatten."""
         return self._walk(self._padded_shape(size))[-1][1:]
 
-    def compile_step(self, *, loss, optimizer, batch_size, threads=None):
+    def compile_step(self, *, loss, optimizer, batch_size, threads=None, precision="float32"):
         """A training step as a plan, with everything allocated and compiled beforehand.
 
         loss: "mse", "cross_entropy" or a loss object. optimizer: `SGD(...)` or `Adam(...)`.
         batch_size: the largest batch. threads: how many threads of the CPU work on a step, as many
-        as the process has cores unless given; the result is the same, bit for bit. The plan has
+        as the process has cores unless given; the result is the same, bit for bit. precision: how
+        far a GPU may round products, "float32" or "tf32": then tensor cores multiply with 10 bits
+        of mantissa where that is quicker, and gradients are off by up to about 1e-3. The plan has
         `step(images, labels)`, `explain()`, and what `gpucnn.fit` uses; it trains this network's
         own parameters.
         """
-        program = self.program(loss=loss, optimizer=optimizer, batch_size=batch_size)
+        program = self.program(loss=loss, optimizer=optimizer, batch_size=batch_size,
+                               precision=precision)
         compiled = self.backend.compile(program, self.parameters.flat, self.gradients.flat,
                                         threads=self.checked_threads(threads))
         if compiled is None:
             return PlainPlan(self, program)
         return CompiledPlan(self, program, compiled)
 
-    def program(self, *, loss, optimizer, batch_size):
-        """The `Program` of a training step, for a planner."""
+    def program(self, *, loss, optimizer, batch_size, precision="float32"):
+        """The `Program` of a training step, for a planner; arguments as in `compile_step`."""
         if not isinstance(optimizer, (SGD, Adam)):
             raise ArgumentError(f"optimizer: expected SGD(...) or Adam(...), got {optimizer!r}")
         return Program(self._layer_programs(self.input_shape), self.input_shape,
                        self.input_range, self.dtype.name, self.n_parameters, get_loss(loss),
-                       optimizer, whole_number(batch_size, "batch_size", least=1))
+                       optimizer, whole_number(batch_size, "batch_size", least=1),
+                       self._checked_precision(precision))
 
     def _layer_programs(self, input_shape):
         shapes = self._walk(input_shape)
@@ -307,6 +312,14 @@ class Network:
             raise ArgumentError(f"threads: expected none on {self.device}, where only the CPU's "
                                 f"work is divided by threads, got {threads!r}")
         return whole_number(threads, "threads", least=1)
+
+    def _checked_precision(self, precision):
+        known = PRECISIONS if self.backend.device != "cpu" and self.dtype == np.float32 else (
+            PRECISIONS[:1])
+        if precision not in known:
+            raise ArgumentError(f"precision: expected {' or '.join(map(repr, known))} for a "
+                                f"{self.dtype} network on {self.device}, got {precision!r}")
+        return precision
 
     def _checked_input(self, x):
         x = as_array(x, "Network.forward", self.backend)

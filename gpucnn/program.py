@@ -37,7 +37,10 @@ class LayerProgram:
 
 @dataclass(frozen=True)
 class Program:
-    """A training step: the layers in order, the loss, the optimiser and the largest batch."""
+    """A training step: the layers in order, the loss, the optimiser and the largest batch.
+
+    `precision` is how far products may be rounded: "float32", or "tf32" for tensor cores.
+    """
 
     layers: tuple[LayerProgram, ...]
     input_shape: tuple[int, ...]
@@ -47,3 +50,4 @@ class Program:
     loss: object
     optimizer: object
     batch_size: int
+    precision: str = "float32"

@@ -14,6 +14,7 @@ from gpucnn.backends.cuda.kernels import Kernels
 from gpucnn.backends.cuda.losses import cross_entropy, mse
 from gpucnn.backends.cuda.max_pool2d import max_pool2d, max_pool2d_backward
 from gpucnn.backends.cuda.optimizers import adam_step, sgd_step
+from gpucnn.backends.cuda.plan.step import CudaStep
 from gpucnn.backends.cuda.subsample2d import subsample2d, subsample2d_backward
 from gpucnn.connections import CompressedOrder
 
@@ -94,6 +95,10 @@ class CudaBackend(Backend):
     def _upload(self, order):
         return CompressedOrder(*map(self.runtime.upload,
                                     (order.starts, order.connections, order.others)))
+
+    def compile(self, program, parameters, gradients, *, threads=None):
+        """Kernels made for this network, fused over as many layers as fit: see plan/__init__.py."""
+        return CudaStep(program, parameters, gradients, self)
 
     conv2d_backward = conv2d_backward
     conv2d = conv2d

@@ -1,0 +1,139 @@
+// A group of neighbouring layers, computed by one block for SAMPLES samples at a time with everything
+// in shared memory: the maps between the layers, and small weights.
+//
+// The kernels are group_forward.cu and group_backward.cu. Two headers are generated for them
+// (gpucnn/backends/cuda/plan/description.py). constants.h has THREADS, SAMPLES, BATCH (the largest batch),
+// MEMORY (reals of shared memory), FIRST and LAST (whether the group has the images, and the loss).
+// network.h describes the network:
+//
+//   using Maps0 = Maps<OFFSET, MAPS, HEIGHT, WIDTH, PITCH, MAP, SAMPLE>;      // for each boundary
+//   struct C1 {                                       // for each layer, under its own name
+//       using Op = Conv2dLayer;                       // the functions below that compute it
+//       using Input = Maps0; using Output = Maps1;    // where its maps lie
+//       using InputGradient = Maps0; using OutputGradient = Maps1;
+//       using Squash = ScaledTanh; using Before = Identity;    // its activation, and that of its input
+//       static constexpr bool NEEDS_GRAD_INPUT = false;
+//       static constexpr int WEIGHT = 0, BIAS = 150;  // places in the flat array of parameters
+//       ...                                           // what its Op asks for, see there
+//   };
+//   using Layers = Chain<C1, S2, ...>;
+//
+// An Op has three functions, which all threads of the block enter together; barriers stand between
+// them, not inside:
+//   forward          reads Input, writes Output
+//   grad_parameters  reads Input and OutputGradient, adds to this block's partial sums
+//   grad_input       reads OutputGradient, writes InputGradient times the slope of `Before`
+// A gradient takes the place of the output it belongs to (InputGradient is Input), as whoever
+// computes an element of it is the last to read that output: so the maps need memory once. To add a
+// layer, write such an Op and its description; gpucnn/backends/cuda/plan/__init__.py says where.
+
+// Where the maps of SAMPLES samples lie in shared memory: rows PITCH apart, maps MAP, samples SAMPLE.
+// OFFSET is the first pixel; around each map there may be a border of zeros, for a padded convolution.
+template <int Offset, int MapCount, int Height, int Width, int Pitch, int Map, int Sample>
+struct Maps {
+    static constexpr int OFFSET = Offset, MAPS = MapCount, HEIGHT = Height, WIDTH = Width, PITCH = Pitch,
+                         MAP = Map, SAMPLE = Sample, PIXELS = Height * Width, SIZE = MapCount * PIXELS;
+
+    static __device__ __forceinline__ int at(int n, int map, int row = 0, int column = 0) {
+        return OFFSET + n * SAMPLE + map * MAP + row * PITCH + column;
+    }
+    // The place of pixel i of a sample, counted as in an array (maps, height, width).
+    static __device__ __forceinline__ int at_pixel(int n, int i) {
+        if constexpr (PITCH == WIDTH && MAP == PIXELS) return OFFSET + n * SAMPLE + i;
+        return at(n, i / PIXELS, i / WIDTH % HEIGHT, i % WIDTH);
+    }
+};
+
+// What the layers of a block share while they compute one part of a batch.
+struct Work {
+    real *memory;              // the block's shared memory
+    const real *parameters;    // all of the network's, in global memory
+    real *partials;            // this block's partial sums, see the layers' PARTIALS
+    real *saved;               // the inputs and gradients of matrix layers, see the layers' SAVED_*
+    int first, samples;        // the first sample of this part; the samples of the whole batch
+    bool adds;                 // whether the block has partial sums from an earlier part
+};
+
+// Brings a partial sum into global memory. No other thread ever touches the address.
+__device__ __forceinline__ void bring(const Work &work, size_t place, real sum) {
+    work.partials[place] = work.adds ? work.partials[place] + sum : sum;
+}
+
+// threadIdx.x, read anew: what a phase works out from it is not kept in registers over the other
+// phases, as the compiler would do if it knew that it is the same for each part of the batch.
+__device__ __forceinline__ int thread_index() {
+#ifdef CUDA_ON_CPU
+    return threadIdx.x;
+#else
+    int index;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    return index;
+#endif
+}
+
+// Calls visit(n, i) for each of COUNT things of each sample, a thread one after the other.
+template <int COUNT, typename Visit>
+__device__ __forceinline__ void each_of_samples(Visit visit) {
+#pragma unroll 1
+    for (int i = thread_index(); i < SAMPLES * COUNT; i += THREADS) visit(i / COUNT, i % COUNT);
+}
+
+// Layers in a row, computed one after the other with barriers between.
+template <class... None>
+struct Chain {
+    static __device__ void load_weights(const Work &) {}
+    static __device__ void forward(const Work &) {}
+    static __device__ void backward(const Work &) {}
+};
+
+template <class Layer, class... Rest>
+struct Chain<Layer, Rest...> {
+    static __device__ __forceinline__ void load_weights(const Work &work) {
+        if constexpr (Layer::SHARED_WEIGHT >= 0)
+            for (int i = threadIdx.x; i < Layer::WEIGHT_SIZE; i += THREADS)
+                work.memory[Layer::SHARED_WEIGHT + i] = work.parameters[Layer::WEIGHT + i];
+        Chain<Rest...>::load_weights(work);
+    }
+    static __device__ __forceinline__ void forward(const Work &work) {
+        Layer::Op::template forward<Layer>(work);
+        __syncthreads();
+        Chain<Rest...>::forward(work);
+    }
+    static __device__ __forceinline__ void backward(const Work &work) {
+        Chain<Rest...>::backward(work);
+        Layer::Op::template grad_parameters<Layer>(work);
+        if constexpr (Layer::NEEDS_GRAD_INPUT) {
+            __syncthreads();
+            Layer::Op::template grad_input<Layer>(work);
+        }
+        __syncthreads();
+    }
+};
+
+// A layer's weight: in shared memory if it was loaded there, else in global memory.
+template <class L>
+__device__ __forceinline__ const real *weight_of(const Work &work) {
+    if constexpr (L::SHARED_WEIGHT >= 0) return work.memory + L::SHARED_WEIGHT;
+    return work.parameters + L::WEIGHT;
+}
+
+template <class L>
+__device__ __forceinline__ real bias_of(const Work &work, int map) {
+    if constexpr (L::BIAS >= 0) return work.parameters[L::BIAS + map];
+    return real(0);
+}
+
+// Writes the gradient by element i of sample n's input, whose own value is still there to be read.
+template <class L>
+__device__ __forceinline__ void write_grad_input(const Work &work, int at, int gradient_at, real gradient) {
+    work.memory[gradient_at] = gradient * L::Before::slope(work.memory[at]);
+}
+
+// Zeroes the block's memory, for the borders around maps, and brings small weights there.
+template <class Layers>
+__device__ __forceinline__ void prepare(const Work &work) {
+    for (int i = threadIdx.x; i < MEMORY; i += THREADS) work.memory[i] = 0;
+    __syncthreads();
+    Layers::load_weights(work);
+    __syncthreads();
+}

@@ -1,0 +1,264 @@
+"""One group of layers, planned: samples and threads of a block, memory, tiles."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from gpucnn.backends.cuda.plan import description, tiles
+from gpucnn.backends.cuda.plan.chain import Chain, Link
+from gpucnn.backends.cuda.plan.layout import ALIGNMENT, Maps, placed, smallest_size, stacked
+from gpucnn.backends.cuda.plan.sources import PlanSource
+from gpucnn.backends.cuda.plan.tiles import Block, Convolution, Cycles, Tile, WeightTile
+
+RESERVED_BYTES = 2048  # of a block's shared memory: what kernels declare statically, the system's
+THREADS = (128, 256, 512)
+SAMPLES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+LARGEST_SUMS = 48      # of a matrix link, in a thread's registers
+PROLOGUE = 1500        # cycles: a block starts, clears its memory and loads its weights
+GLOBAL_LATENCY = 700   # cycles until what is read from global memory is there, and used
+L2_BYTES = 40          # that a multiprocessor gets from L2 in a cycle
+SPREADS = tuple(product(range(4), range(0, 32, 4)))  # of rows and samples, see `layout.placed`
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """A link and how the kernels compute it. Places are in elements, -1 for none: `shared_weight`
+    in shared memory; `partials`, `saved_input` and `saved_gradient` in the plan's arrays of these
+    names. `input` and `input_gradient` are set where the link sees a boundary as a vector."""
+
+    link: Link
+    input: Maps | None = None
+    input_gradient: Maps | None = None
+    shared_weight: int = -1
+    forward_tile: Tile | None = None
+    input_tile: Tile | None = None
+    weight_tile: WeightTile | None = None
+    outputs_at_once: int = 0
+    vector: int = 1
+    partials: int = -1
+    saved_input: int = -1
+    saved_gradient: int = -1
+
+    @property
+    def parts(self):
+        """How many rows of partial sums a block has."""
+        return self.weight_tile.parts if self.weight_tile else 1
+
+    @property
+    def partial_size(self):
+        """The elements of a row of partial sums: weights, then biases."""
+        if self.link.kind == "matrix" or self.link.weight is None:
+            return 0
+        return self.link.weight.size + (self.link.bias.size if self.link.bias else 0)
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """A group with everything that its kernels are specialised for. `memory` is in elements;
+    `cycles` estimates one pass of a block over its samples, forward and backward."""
+
+    chain: Chain
+    dtype: str
+    loss: object
+    batch_size: int
+    samples: int
+    threads: int
+    maps: tuple[Maps, ...]
+    gradient_maps: tuple[Maps, ...]
+    layers: tuple[PlannedLayer, ...]
+    memory: int
+    cycles: Cycles
+
+    @property
+    def shared_bytes(self):
+        return self.memory * np.dtype(self.dtype).itemsize
+
+    def blocks(self, profile, samples=None):
+        """The blocks of a launch for so many samples, the whole batch unless given: no more than
+        run at the same time."""
+        parts = -(-(samples or self.batch_size) // self.samples)
+        return min(parts, profile.multiprocessors * self.resident(profile), profile.max_blocks)
+
+    def resident(self, profile):
+        """How many blocks a multiprocessor runs at once, by shared memory and registers."""
+        by_memory = profile.shared_bytes_of_multiprocessor // (self.shared_bytes + RESERVED_BYTES)
+        by_registers = profile.registers_of_multiprocessor // (self.threads
+                                                               * registers(profile, self.threads))
+        return max(1, min(by_memory, by_registers))
+
+    def step_cycles(self, profile):
+        """Estimated cycles of a whole batch: the blocks of a multiprocessor run at the same time,
+        but share what keeps it busy."""
+        blocks = self.blocks(profile)
+        passes = -(-(-(-self.batch_size // self.samples)) // blocks)
+        together = -(-blocks // profile.multiprocessors)
+        return PROLOGUE + passes * max(self.cycles.total, together * self.cycles.busy)
+
+    @cached_property
+    def headers(self):
+        return (("constants.h", description.constants(self)), ("network.h", description.network(self)))
+
+    def source(self, kernel):
+        """The `PlanSource` of "group_forward" or "group_backward"."""
+        names = [planned.link.spec.name for planned in self.layers]
+        return PlanSource(f"{kernel}.cu", np.dtype(self.dtype), self.headers,
+                          f"{kernel}.cu ({self.dtype}, {', '.join(names) or 'no layers'}, "
+                          f"{self.samples} samples, {self.threads} threads)")
+
+
+def registers(profile, threads):
+    """How many registers a thread may have."""
+    return min(255, profile.registers_of_multiprocessor // threads // 8 * 8)
+
+
+def fits(chain, dtype, profile):
+    """Whether a block can have one sample of a group in its shared memory."""
+    sizes = [smallest_size(boundary) for boundary in chain.boundaries]
+    sizes += [smallest_size(chain.boundaries[number]) for number in _apart(chain)]
+    # each boundary begins at a multiple of the alignment
+    return (sum(sizes) + ALIGNMENT) * np.dtype(dtype).itemsize <= room(profile)
+
+
+def room(profile):
+    """The bytes of shared memory that a block may have for maps and weights."""
+    return profile.dynamic_shared_bytes - RESERVED_BYTES
+
+
+def plan_group(chain, program, profile):
+    """The `PlannedGroup` of a chain that `fits`, with the samples and threads that are estimated to
+    be quickest for the program's batch."""
+    most = -(-program.batch_size // profile.multiprocessors)
+    best = None
+    for samples, threads in product(SAMPLES, THREADS):
+        if samples > 1 and samples > most:
+            continue
+        planned = _planned(chain, program, profile, samples, threads)
+        if planned is None:
+            continue
+        cycles = planned.step_cycles(profile)
+        if best is None or cycles < best[0]:
+            best = cycles, planned
+    return _spread_out(best[1], program, profile)
+
+
+def _spread_out(planned, program, profile):
+    """The same group with rows and samples moved apart where that saves cycles and fits."""
+    spreads = [(0, 0)] * len(planned.maps)
+
+    def attempt(spreads):
+        return _planned(planned.chain, program, profile, planned.samples, planned.threads, spreads)
+
+    best = attempt(spreads)
+    for number in _read_by_convolutions(planned.chain):
+        for spread in SPREADS:
+            tried = [*spreads[:number], spread, *spreads[number + 1:]]
+            other = attempt(tried)
+            if other is not None and other.cycles.total < best.cycles.total:
+                best, spreads = other, tried
+    return best
+
+
+def _read_by_convolutions(chain):
+    """The boundaries whose pixels or gradients convolutions read, that may be spread out."""
+    around = {place for number, link in enumerate(chain.links) if link.kind == "conv2d"
+              for place in (number, number + 1)}
+    return [number for number in sorted(around) if not chain.boundaries[number].compact]
+
+
+def _planned(chain, program, profile, samples, threads, spreads=None):
+    """The group for so many samples and threads, or None if that does not fit. Without `spreads`
+    nothing is moved apart, and lanes that meet in a bank are not counted."""
+    itemsize = np.dtype(program.dtype).itemsize
+    block = Block(threads, samples, itemsize, registers(profile, threads))
+    places = [placed(boundary, *(() if spreads is None else (spreads[number],)))
+              for number, boundary in enumerate(chain.boundaries)]
+    apart = _apart(chain)
+    stack, end = stacked(places + [places[number] for number in apart], samples)
+    limit = room(profile) // itemsize
+    if end > limit:
+        return None
+    maps, others = stack[:len(places)], dict(zip(apart, stack[len(places):], strict=True))
+    gradient_maps = [others.get(number, place) for number, place in enumerate(maps)]
+    shared, memory = _shared_weights(chain, end, limit)
+    layers = tuple(_planned_layer(block, link, maps, gradient_maps, number, shared.get(number, -1),
+                                  chain.boundaries[number], spreads is not None)
+                   for number, link in enumerate(chain.links))
+    cycles = sum((_layer_cycles(block, layer, maps, number)
+                  for number, layer in enumerate(layers)), _io_cycles(block, chain))
+    return PlannedGroup(chain, program.dtype, program.loss, program.batch_size, samples, threads,
+                        tuple(maps), tuple(gradient_maps), layers, memory, cycles)
+
+
+def _apart(chain):
+    """The boundaries whose gradient cannot take the place of the maps: pooling windows that
+    overlap read each other's pixels."""
+    return [number for number, link in enumerate(chain.links)
+            if link.kind == "max_pool2d" and link.needs_grad_input and link.overlaps]
+
+
+def _shared_weights(chain, start, limit):
+    """(link -> place of its weight in shared memory, end), the smallest first, while they fit."""
+    sizes = sorted((link.weight.size, number) for number, link in enumerate(chain.links)
+                   if link.kind in ("conv2d", "subsample2d") and link.weight)
+    found = {}
+    for size, number in sizes:
+        if start + size <= limit:
+            found[number] = start
+            start += -(-size // ALIGNMENT) * ALIGNMENT
+    return found, min(start, limit)
+
+
+def _planned_layer(block, link, maps, gradient_maps, number, shared_weight, boundary,
+                   colliding):
+    layer = PlannedLayer(link, shared_weight=shared_weight)
+    if link.input_shape != boundary.shape:
+        layer = replace(layer, input=maps[number].as_vector(),
+                        input_gradient=gradient_maps[number].as_vector())
+    if link.kind == "conv2d":
+        convolution = Convolution(link.kernel_size, link.stride, link.connections.n_connections)
+        here, output, gradient = (replace(place, offset=0) for place in (
+            maps[number], maps[number + 1], gradient_maps[number + 1]))
+        return replace(
+            layer, forward_tile=tiles.forward_tile(block, convolution, here, output, colliding),
+            input_tile=tiles.input_tile(block, convolution, here, gradient, colliding),
+            weight_tile=tiles.weight_tile(block, convolution, here, gradient, colliding))
+    if link.kind == "matrix":
+        inputs, outputs = link.features
+        warps = block.threads // tiles.WARP
+        at_once = max(1, min(8, -(-outputs // warps), LARGEST_SUMS // block.samples))
+        vector = next(size for size in (16 // block.itemsize, 2, 1)
+                      if inputs % size == 0 and link.weight.offset % size == 0)
+        return replace(layer, outputs_at_once=at_once, vector=vector)
+    return layer
+
+
+def _io_cycles(block, chain):
+    """Estimated cycles of what comes into the block and goes out of it."""
+    sizes = [prod(chain.boundaries[0].shape)] * (1 if chain.first else 3)
+    sizes += [] if chain.last else [prod(chain.boundaries[-1].shape)] * 2
+    return sum((tiles.phase(block, block.samples * size, 10, 2, beside=tiles.ELEMENT)
+                for size in sizes),
+               Cycles(0, GLOBAL_LATENCY))
+
+
+def _layer_cycles(block, layer, maps, number):
+    """Estimated cycles of a layer's phases, forward and backward."""
+    link = layer.link
+    if link.kind == "conv2d":
+        cycles = layer.forward_tile.cycles + layer.weight_tile.cycles
+        return cycles + layer.input_tile.cycles if link.needs_grad_input else cycles
+    if link.kind == "matrix":
+        weights = link.weight.size
+        busy = max(weights * block.itemsize / L2_BYTES,
+                   weights * block.samples / (tiles.SCHEDULERS * tiles.WARP))
+        cycles = Cycles(busy, busy + GLOBAL_LATENCY)
+        return cycles + cycles if link.needs_grad_input else cycles
+    window = prod(link.pool_size)
+    outputs = tiles.phase(block, block.samples * maps[number + 1].size, window, window,
+                          beside=tiles.ELEMENT)
+    inputs = tiles.phase(block, block.samples * maps[number].size, 6, 2,
+                         beside=tiles.ELEMENT / window)
+    return outputs + outputs + inputs

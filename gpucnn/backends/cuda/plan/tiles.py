@@ -1,0 +1,243 @@
+"""Which tiles a thread computes at a time, by an estimate of cycles.
+
+The estimates count what one multiprocessor does in a phase between barriers: instructions that its
+four schedulers issue, shared-memory accesses (one a cycle for a warp, as many as its lanes collide
+in a bank), and how long the busiest thread takes, since few threads cannot hide latencies. Nobody
+has compared them with a GPU's own times yet; they have to rank tiles, not to tell times.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+import numpy as np
+
+BANKS = 32
+WARP = 32
+SCHEDULERS = 4
+BARRIER = 60         # cycles: a barrier and the loop around the phase
+ITEM = 40            # instructions of a tile beside its multiply-adds and loads: addresses, ends
+ELEMENT = 20         # the same of a single element
+LATENCY = 1.6        # cycles from one instruction of a thread to its next, with few others to run
+BASE_REGISTERS = 40  # of a thread beside its tile
+LARGEST_IN_REGISTERS = 36  # taps, as in conv2d.cuh
+TALLEST, WIDEST = 4, 16    # sides of a tile
+SUMS_APART = 16      # registers of what the sums over lanes exchange
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """What a phase takes: the multiprocessor is `busy` for so long, during which no other block can
+    use it; a block that has it for itself needs `total`."""
+
+    busy: float
+    total: float
+
+    def __add__(self, other):
+        return Cycles(self.busy + other.busy, self.total + other.total)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pixels that a thread owns at a time, and what the phase is estimated to take."""
+
+    rows: int
+    columns: int
+    cycles: Cycles
+
+
+@dataclass(frozen=True)
+class WeightTile:
+    """As `Tile`, with the taps whose gradients a thread sums, the lanes of a team and how many
+    teams share a sum."""
+
+    rows: int
+    columns: int
+    tap_rows: int
+    tap_columns: int
+    slices: int
+    parts: int
+    cycles: Cycles
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's threads, the registers that each may have, and its samples."""
+
+    threads: int
+    samples: int
+    itemsize: int
+    registers: int
+
+    def holds(self, values):
+        """Whether a thread has registers for so many values beside all else."""
+        return values * self.itemsize // 4 + BASE_REGISTERS <= self.registers
+
+
+def phase(block, items, multiply_adds, loads, conflicts=1.0, beside=ITEM):
+    """Estimated `Cycles` of `items` work items, each of so many multiply-adds and loads, with
+    `beside` other instructions."""
+    instructions = multiply_adds + loads + beside
+    warps = -(-items // WARP)
+    waves = -(-items // block.threads)
+    busy = max(warps * instructions / SCHEDULERS, warps * loads * conflicts)
+    return Cycles(busy, BARRIER + max(busy, waves * instructions * LATENCY))
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What a tile's cost depends on, of a convolution: pairs are (vertical, horizontal)."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    n_connections: int
+
+    @property
+    def taps(self):
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def in_registers(self):
+        """Whether a connection's taps are kept in registers, as conv2d.cuh does."""
+        return self.taps <= LARGEST_IN_REGISTERS
+
+    def reads(self, window, pixels):
+        """Loads of one connection: its taps, which all lanes of a warp share, and its pixels."""
+        return self.taps + (window if self.in_registers else self.taps * pixels)
+
+    def held(self, pixels, width):
+        """The values in registers beside all else."""
+        return pixels + (self.taps + width if self.in_registers else 0)
+
+
+@lru_cache(maxsize=None)
+def forward_tile(block, convolution, input_maps, output_maps, colliding):
+    """The best `Tile` of output pixels for the forward pass.
+
+    input_maps, output_maps: `Maps`, best with offset 0, as results are kept. colliding: whether to
+    count lanes that meet in a bank; it takes time.
+    """
+    (kernel_height, kernel_width), (down, right) = convolution.kernel_size, convolution.stride
+    connections = convolution.n_connections / output_maps.maps
+
+    def estimate(rows, columns):
+        window = (rows - 1) * down + kernel_height, (columns - 1) * right + kernel_width
+        if not block.holds(convolution.held(rows * columns, window[1])) and rows * columns > 1:
+            return None
+        loads = connections * convolution.reads(window[0] * window[1], rows * columns)
+        conflicts = colliding and tile_conflicts(
+            input_maps, _count(output_maps, rows, columns), (rows * down, columns * right),
+            block.samples)
+        return phase(block, _items(block, output_maps, rows, columns),
+                     connections * convolution.taps * rows * columns, loads, conflicts or 1)
+
+    return _best(output_maps, estimate)
+
+
+@lru_cache(maxsize=None)
+def input_tile(block, convolution, input_maps, gradient_maps, colliding):
+    """The best `Tile` of input pixels for the gradient by the input; as `forward_tile`."""
+    connections = convolution.n_connections / input_maps.maps
+    kernel_height, kernel_width = convolution.kernel_size
+
+    def estimate(rows, columns):
+        whole = columns == input_maps.width and convolution.in_registers
+        window = rows + kernel_height - 1, (
+            min(gradient_maps.width, columns + kernel_width - 1) if whole
+            else columns + kernel_width - 1)
+        if not block.holds(convolution.held(rows * columns, window[1])) and rows * columns > 1:
+            return None
+        loads = connections * convolution.reads(window[0] * window[1], rows * columns)
+        conflicts = colliding and tile_conflicts(
+            gradient_maps, _count(input_maps, rows, columns), (rows, columns), block.samples)
+        products = connections * convolution.taps * rows * columns
+        if whole:
+            products *= min(1, gradient_maps.width / columns)  # nothing is multiplied beyond a row
+        return phase(block, _items(block, input_maps, rows, columns), products, loads,
+                     conflicts or 1)
+
+    if convolution.stride != (1, 1):
+        return Tile(1, 1, estimate(1, 1))
+    return _best(input_maps, estimate)
+
+
+@lru_cache(maxsize=None)
+def weight_tile(block, convolution, input_maps, gradient_maps, colliding):
+    """The best `WeightTile` for the gradient by the weights; as `forward_tile`."""
+    tap_rows, tap_columns = _tap_block(convolution.kernel_size)
+    taps = tap_rows * tap_columns
+    kernel_height, kernel_width = convolution.kernel_size
+    tap_blocks = -(-kernel_height // tap_rows) * -(-kernel_width // tap_columns)
+    best = None
+    for rows, columns in _shapes(gradient_maps):
+        width = (columns - 1) * convolution.stride[1] + tap_columns
+        if not block.holds(rows * columns + taps + SUMS_APART + width) and rows * columns > 1:
+            continue
+        down, across = _count(gradient_maps, rows, columns)
+        steps = rows * convolution.stride[0], columns * convolution.stride[1]
+        reads = (steps[0] - convolution.stride[0] + tap_rows) * width + rows * columns
+        conflicts = colliding and tile_conflicts(input_maps, (down, across), steps, block.samples)
+        for slices, parts in product((1, 2, 4, 8, 16, 32), (1, 2, 4)):
+            teams = convolution.n_connections * tap_blocks * parts
+            turns = -(-block.samples * down * across // (slices * parts))
+            cycles = phase(block, teams * slices, turns * taps * rows * columns,
+                           turns * reads + 2 * (taps + slices), conflicts or 1)
+            if best is None or cycles.total < best.cycles.total:
+                best = WeightTile(rows, columns, tap_rows, tap_columns, slices, parts, cycles)
+    return best
+
+
+@lru_cache(maxsize=4096)
+def _lanes(down, across, samples):
+    """(sample, row, column) of the tiles of the first few warps, a row for each warp."""
+    count = samples * down * across
+    lane = np.arange(min(4, -(-count // WARP)) * WARP) % count
+    return np.stack((lane // (down * across), lane // across % down, lane % across)).reshape(
+        3, -1, WARP)
+
+
+def tile_conflicts(maps, count, steps, samples):
+    """Into how many accesses a warp's read falls apart, on average, when its lanes read the same
+    pixel of neighbouring tiles, `steps` = (down, right) apart."""
+    sample, down, across = _lanes(*count, samples)
+    places = np.sort(maps.at(sample, 0, down * steps[0], across * steps[1]), axis=1)
+    different = np.diff(places, axis=1, prepend=places[:, :1] - 1) != 0  # a word is read once
+    banks = (places % BANKS)[:, :, None] == np.arange(BANKS)
+    return float((banks & different[:, :, None]).sum(axis=1).max(axis=1).mean())
+
+
+def _best(maps, estimate):
+    best = None
+    for rows, columns in _shapes(maps):
+        cycles = estimate(rows, columns)
+        if cycles is not None and (best is None or cycles.total < best.cycles.total):
+            best = Tile(rows, columns, cycles)
+    return best
+
+
+@lru_cache(maxsize=None)
+def _parts_of(length, most):
+    """Lengths that cut `length` into parts as equal as may be."""
+    return tuple(sorted({-(-length // parts) for parts in range(1, length + 1)}
+                        & set(range(1, most + 1))))
+
+
+def _shapes(maps):
+    """Tile shapes worth trying."""
+    return product(_parts_of(maps.height, TALLEST), _parts_of(maps.width, WIDEST))
+
+
+def _count(maps, rows, columns):
+    return -(-maps.height // rows), -(-maps.width // columns)
+
+
+def _items(block, maps, rows, columns):
+    return block.samples * maps.maps * prod(_count(maps, rows, columns))
+
+
+def _tap_block(kernel_size):
+    """As many taps as a thread sums the gradients of: all of a small kernel's."""
+    height, width = kernel_size
+    columns = min(width, LARGEST_IN_REGISTERS)
+    return max(1, min(height, LARGEST_IN_REGISTERS // columns)), columns
