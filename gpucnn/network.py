@@ -12,9 +12,15 @@ from gpucnn.errors import (
     GpucnnError,
     ShapeError,
 )
-from gpucnn.layers import Layer
 from gpucnn.losses import get_loss
 from gpucnn.named_arrays import NamedArrays
+from gpucnn.network_checks import (
+    checked_dtype,
+    checked_input_shape,
+    checked_layers,
+    checked_range,
+    name_layers,
+)
 from gpucnn.optimizers import SGD, Adam
 from gpucnn.plans import CompiledPlan, PlainPlan, warn_of_range
 from gpucnn.program import LayerProgram, ParameterSlot, Program
@@ -22,7 +28,6 @@ from gpucnn.shapes import whole_number
 from gpucnn.summary import summary
 
 INPUT_RANGE = (-0.1, 1.175)  # LeCun et al. 1998, II.A: inputs of mean 0 and variance 1, roughly
-DTYPES = ("float32", "float64")
 PRECISIONS = ("float32", "tf32")
 LARGEST_SEED = 2**63 - 1
 FORWARD_PASSES_KEPT = 4  # for images of so many sizes
@@ -45,15 +50,15 @@ class Network:
 
     def __init__(self, layers, input_shape, *, seed=0, dtype="float32", device="auto",
                  input_range=INPUT_RANGE):
-        self.layers = _checked_layers(layers)
-        self.input_shape = _checked_input_shape(input_shape)
+        self.layers = checked_layers(layers)
+        self.input_shape = checked_input_shape(input_shape)
         self.seed = whole_number(seed, "Network: seed", least=0, most=LARGEST_SEED)
-        self.dtype = _checked_dtype(dtype)
-        self.input_range = _checked_range(input_range)
+        self.dtype = checked_dtype(dtype)
+        self.input_range = checked_range(input_range)
         backend = get_backend(device)
         unnamed = [layer for layer in self.layers if layer.name is None]
         try:
-            _name_layers(self.layers)
+            name_layers(self.layers)
             self.shapes = self._walk()
         except GpucnnError:
             for layer in unnamed:
@@ -200,7 +205,7 @@ class Network:
         return Program(self._layer_programs(self.input_shape), self.input_shape,
                        self.input_range, self.dtype.name, self.n_parameters, get_loss(loss),
                        optimizer, whole_number(batch_size, "batch_size", least=1),
-                       self._checked_precision(precision))
+                       self.checked_precision(precision))
 
     def _layer_programs(self, input_shape):
         shapes = self._walk(input_shape)
@@ -313,7 +318,8 @@ class Network:
                                 f"work is divided by threads, got {threads!r}")
         return whole_number(threads, "threads", least=1)
 
-    def _checked_precision(self, precision):
+    def checked_precision(self, precision):
+        """`precision`, if it is "float32", or "tf32" for a float32 network on a GPU."""
         known = PRECISIONS if self.backend.device != "cpu" and self.dtype == np.float32 else (
             PRECISIONS[:1])
         if precision not in known:
@@ -356,54 +362,3 @@ class Network:
         warn_of_range(images, self.input_range)
         return images
 
-
-def _checked_layers(layers):
-    layers = list(layers)
-    if not layers:
-        raise ArgumentError("Network: expected at least one layer, got none")
-    for number, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            raise ArgumentError(f"Network: expected layers, got {layer!r} at place {number}")
-        if layer.network is not None:
-            raise ArgumentError(f"Network: {layer.where} belongs to another network already")
-        if any(layer is other for other in layers[:number]):
-            raise ArgumentError(f"Network: {layer.where} stands in the list twice")
-    return layers
-
-
-def _name_layers(layers):
-    """Give each layer without a name one of its op and place; check that no two are the same."""
-    for number, layer in enumerate(layers):
-        if layer.name is None:
-            layer.name = f"{layer.op}{number + 1}"
-    names = [layer.name for layer in layers]
-    for name in names:
-        if names.count(name) > 1:
-            raise ArgumentError(f"Network: expected distinct names of layers, got {name!r} twice")
-
-
-def _checked_dtype(dtype):
-    try:
-        name = np.dtype(dtype).name
-    except TypeError:
-        name = None
-    if name not in DTYPES:
-        raise ArgumentError(f"Network: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
-    return np.dtype(name)
-
-
-def _checked_input_shape(shape):
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
-        raise ShapeError(f"Network: expected an input_shape (maps, height, width), got {shape!r}")
-    return tuple(whole_number(size, "Network: input_shape", least=1) for size in shape)
-
-
-def _checked_range(input_range):
-    try:
-        low, high = map(float, input_range)
-    except (TypeError, ValueError):
-        low = high = float("nan")
-    if not (np.isfinite(low) and np.isfinite(high) and low != high):
-        raise ArgumentError(f"Network: expected an input_range of two different numbers, "
-                            f"got {input_range!r}")
-    return low, high

@@ -26,6 +26,9 @@ from gpucnn.shapes import whole_number
 
 logger = logging.getLogger("gpucnn")
 
+# What a checkpoint that does not name it was trained with.
+UNNAMED_SETTINGS = {"precision": "float32"}
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -68,7 +71,8 @@ def evaluate(network, dataset, *, batch_size=256, threads=None):
 
 def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_entropy",
         optimizer=None, schedule=None, shift=0, seed=0, shuffle=True, early_stopping=None,
-        checkpoint=None, resume=False, progress=None, on_epoch=None, threads=None):
+        checkpoint=None, resume=False, progress=None, on_epoch=None, threads=None,
+        precision="float32"):
     """Train `network` in place; returns the `History`.
 
     train, validation: a `Dataset`, or (images, labels). uint8 images are scaled to the network's
@@ -91,6 +95,7 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     on_epoch: called with each `EpochRecord`.
     threads: how many threads of the CPU work, as many as the process has cores unless given; the
         result does not depend on it.
+    precision: "float32", or on a GPU "tf32", as in `Network.compile_step`.
 
     Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed,
     and `TrainingError` if the loss stops being finite.
@@ -116,7 +121,7 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
         schedule=schedule or Constant(),
         shift=whole_number(shift, "fit: shift", least=0, most=max(network.input_shape[1:])),
         seed=whole_number(seed, "fit: seed", least=0, most=LARGEST_SEED), shuffle=bool(shuffle),
-        early_stopping=early_stopping, threads=threads)
+        early_stopping=early_stopping, threads=threads, precision=precision)
     if checkpoint is not None:
         run.attach(Path(checkpoint), resume)
     with choose_progress(progress, epochs, len(train)) as bar:
@@ -128,7 +133,7 @@ class _Run:
     """One training run: its settings, its plan, and what it has reached."""
 
     def __init__(self, network, train, validation, *, epochs, batch_size, loss, optimizer,
-                 schedule, shift, seed, shuffle, early_stopping, threads):
+                 schedule, shift, seed, shuffle, early_stopping, threads, precision):
         self._network = network
         self._validation = validation
         self._samples = len(train)
@@ -142,7 +147,7 @@ class _Run:
         self._optimizer = optimizer
         self._threads = threads
         self._plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size,
-                                          threads=threads)
+                                          threads=threads, precision=precision)
         self._data = self._plan.load(train)
         self._checkpoint = None
         self._best = None
@@ -150,7 +155,8 @@ class _Run:
         self._settings = {
             "epochs": epochs, "batch_size": batch_size, "loss": repr(loss),
             "optimizer": repr(optimizer), "schedule": repr(schedule), "shift": shift, "seed": seed,
-            "shuffle": shuffle, "early_stopping": early_stopping, "samples": len(train),
+            "shuffle": shuffle, "early_stopping": early_stopping, "precision": precision,
+            "samples": len(train),
             "training set": _fingerprint(train),
             "validation set": None if validation is None else _fingerprint(validation)}
         logger.info("training on %s with %s", network.device, self._settings)
@@ -167,9 +173,9 @@ class _Run:
             raise ArgumentError(f"fit: expected no file at checkpoint {path} unless resume=True; "
                                 f"resume it, remove it or name another")
         state = load_training(path, self._network)
-        different = [f"{name} {state.settings.get(name)!r} there, {value!r} here"
-                     for name, value in self._settings.items()
-                     if state.settings.get(name) != value]
+        there = UNNAMED_SETTINGS | state.settings
+        different = [f"{name} {there.get(name)!r} there, {value!r} here"
+                     for name, value in self._settings.items() if there.get(name) != value]
         if different:
             raise ArgumentError(f"fit: expected the settings of checkpoint {path}, got others: "
                                 f"{'; '.join(different)}")

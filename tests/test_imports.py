@@ -18,7 +18,7 @@ STOREYS = (
     ("__init__",),
     ("training", "checkpoint", "plots", "progress", "gradcheck"),
     ("network", "models", "plans"),
-    ("summary", "named_arrays"),
+    ("summary", "named_arrays", "network_checks"),
     ("layers", "losses", "optimizers", "schedules", "data"),
     ("functional",),
     ("devices",),

@@ -52,7 +52,8 @@ def cuda_devices():
 
 
 def compile_kernels(backend):
-    """Compile what training steps of LeNet-5 and of a ReLU and max-pooling network need.
+    """Compile what training steps and predictions of LeNet-5 and of a ReLU and max-pooling network
+    need.
 
     Returns a dict from each specialisation's text to None, or to its `KernelError`.
     """
@@ -62,7 +63,9 @@ def compile_kernels(backend):
             (gpucnn.lenet5(device=compiling), "cross_entropy", gpucnn.SGD(0.05, momentum=0.9)),
             (_relu_network(compiling), "mse", gpucnn.Adam())):
         plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=2)
-        plan.step(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int32))
+        images = np.zeros((2, 28, 28), np.uint8)
+        plan.step(images, np.zeros(2, np.int32))
+        network.predict(images)
     return runtime.results
 
 
@@ -82,7 +85,7 @@ class CompileOnly:
             self.results[name] = None
         except KernelError as error:
             self.results[name] = error
-        return lambda kernel: lambda blocks, threads, arguments: None
+        return lambda kernel: lambda blocks, threads, arguments, shared_bytes=0: None
 
 
 def _relu_network(backend):

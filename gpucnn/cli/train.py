@@ -26,6 +26,7 @@ from gpucnn.cli.options import (
 from gpucnn.cli.recipe import SCHEDULES, complete, describe, make_optimizer, make_schedule
 from gpucnn.cli.report import EpochReport
 from gpucnn.cli.run_directory import RunDirectory, default_path
+from gpucnn.network import PRECISIONS
 
 INTERRUPTED = 130  # the exit code by which shells know Ctrl-C
 COUNT = click.IntRange(min=1)
@@ -59,6 +60,9 @@ SHARE = click.FloatRange(min=0)
 @threads_option
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32",
               show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+              help="Of products on a GPU: tf32 is quicker, on tensor cores, and rounds to about "
+                   "three decimal digits.")
 @click.option("--validation", type=COUNT, metavar="N",
               help="Hold out the last N training samples and measure each epoch on them; the test "
                    "set is then used once, at the end.")
@@ -95,6 +99,7 @@ def train(context, out, resume, quiet, device, threads, **options):
     network = make_network(settings["model"], settings["loss"], training.classes,
                            seed=settings["seed"], dtype=settings["dtype"], device=device)
     network.checked_threads(threads)  # before anything is written
+    network.checked_precision(settings["precision"])
     run = RunDirectory(out or default_path(settings["model"], data_name))
     console = make_console(quiet=quiet)
     console.print(_heading(network, training, held_out, test, data_name, settings), soft_wrap=True)
@@ -117,7 +122,7 @@ def _train(context, network, training, held_out, test, settings, run, console, r
             optimizer=make_optimizer(settings), schedule=make_schedule(settings),
             shift=settings["shift"], seed=settings["seed"],
             early_stopping=settings["early_stopping"], checkpoint=run.checkpoint, resume=resume,
-            progress=report, threads=threads)
+            progress=report, threads=threads, precision=settings["precision"])
         answers = network.predict(test.images, threads=threads)
         run.finish(network, history, test, answers, _name(held_out))
     except KeyboardInterrupt:

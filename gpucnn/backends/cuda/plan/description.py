@@ -70,9 +70,16 @@ def _layer(number, planned):
         f"    using OutputGradient = Gradient{number + 1};",
         f"    using Squash = {_struct(link.activation)};",
         f"    using Before = {_struct(link.before)};",
-        *(f"    static constexpr {'bool' if isinstance(value, bool) else 'long long' if value > 2**31 - 1 else 'int'} "
-          f"{name} = {str(value).lower()};" for name, value in members.items()),
+        *(f"    static constexpr {_type(value)} {name} = {str(value).lower()};"
+          for name, value in members.items()),
         *tables[1], "};"]
+
+
+def _type(value):
+    """The C++ type of a member's value."""
+    if isinstance(value, bool):
+        return "bool"
+    return "int" if value < 2**31 else "long long"
 
 
 def _view(maps, name):

@@ -1,14 +1,18 @@
-"""What a plan launches, as text: kernels, what each fuses and takes, and its time beside its limit."""
+"""What a plan launches, as text: kernels, what each fuses and takes, its time and its limit."""
 
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
-from gpucnn.backends.cuda.plan.parts import Batch, GroupPart, LayerPart
+from gpucnn.backends.cuda.plan.figures import (
+    group_bytes,
+    group_multiply_adds,
+    layer_bytes,
+    limit_seconds,
+)
+from gpucnn.backends.cuda.plan.parts import Batch, LayerPart
 
 REPETITIONS = 20
-LANES = {(7, 5): 64, (8, 0): 64}  # multiply-adds that a multiprocessor does in a cycle, else 128
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ def explain(step, profile):
     lines = [_heading(step, device), *step.remarks, *_table(step, device, rows, profile)]
     lines += [f"{row.name}: {row.local_bytes} bytes of local memory a thread: registers spill"
               for row in rows if row.local_bytes]
-    lines.append("multiply-adds and bytes are of a whole batch; bytes are what blocks ask of global "
-                 "memory, much of which L2 answers")
+    lines.append("multiply-adds and bytes are of a whole batch; bytes are what blocks ask of "
+                 "global memory, much of which L2 answers")
     if profile:
         lines.append(f"times: means of {REPETITIONS} on {step.backend.description}; limit: the "
                      f"larger of multiply-adds over the float32 rate and bytes over the bandwidth")
@@ -44,15 +48,16 @@ def explain(step, profile):
 
 def _heading(step, device):
     program = step.program
-    return (f"plan on {step.backend.device}: {program.dtype}, precision {step.precision}, batches of "
-            f"up to {program.batch_size}, {len(step.groups)} group"
-            f"{'s' * (len(step.groups) > 1)} of layers, "
-            f"{sum(isinstance(part, LayerPart) for part in step.parts)} layers by themselves; "
+    alone = len(step.parts) - len(step.groups)
+    return (f"plan on {step.backend.device}: {program.dtype}, precision {step.precision}, batches "
+            f"of up to {program.batch_size}, {len(step.groups)} group"
+            f"{'s' * (len(step.groups) > 1)} of layers, {alone} layer{'s' * (alone != 1)} by "
+            f"{'itself' if alone == 1 else 'themselves'}; "
             f"{device.name}: {device.multiprocessors} multiprocessors, "
             f"{device.dynamic_shared_bytes // 1024} KB of shared memory a block")
 
 
-# -- rows --------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def _rows(step):
@@ -70,7 +75,7 @@ def _part_row(step, number, direction):
         passes = 1 if direction == "forward" else 2
         return Row(layer.name, f"{layer.op}, {direction}, by its own kernels", "", None, None, None,
                    passes * layer.multiply_adds * step.program.batch_size,
-                   _layer_bytes(step, layer, passes), work)
+                   layer_bytes(step.program, layer, passes), work)
     planned, kernel = part.planned, f"group_{direction}"
     blocks = planned.blocks(step.backend.runtime.profile)
     taken = step.backend.kernels.resources(part.source(kernel), kernel)
@@ -105,51 +110,7 @@ def _fused(step, planned, direction):
     return " ".join(words)
 
 
-def group_multiply_adds(planned, direction):
-    """Multiply-adds of a group's kernel for one sample: forward, and in a backward kernel the
-    gradients too, but for those of matrix weights, which are the update's."""
-    total = 0
-    for layer in planned.layers:
-        passes = 1
-        if direction == "backward":
-            passes += (layer.link.kind != "matrix") + layer.link.needs_grad_input
-        total += passes * layer.link.spec.multiply_adds
-    return total
-
-
-def group_bytes(planned, blocks, direction):
-    """Bytes that a group's kernel asks of global memory for a whole batch."""
-    chain, item, batch = planned.chain, np.dtype(planned.dtype).itemsize, planned.batch_size
-    parts = -(-batch // planned.samples)
-    total = batch * prod(chain.boundaries[0].shape) * (1 if chain.first else item)
-    if direction == "forward":
-        total += batch * prod(chain.boundaries[-1].shape) * item
-    for layer in planned.layers:
-        size = layer.link.weight.size if layer.link.weight else 0
-        if layer.link.kind == "matrix":  # read for each part, and saved for the update
-            total += size * parts * item
-            if direction == "backward":
-                total += item * (size * parts * layer.link.needs_grad_input
-                                 + batch * sum(layer.link.features))
-        else:
-            total += size * blocks * item
-            if direction == "backward":
-                total += blocks * layer.parts * layer.partial_size * item
-    if direction == "backward" and not chain.first:
-        total += batch * prod(chain.boundaries[0].shape) * item
-    if direction == "backward" and not chain.last:
-        total += batch * prod(chain.boundaries[-1].shape) * item
-    return total
-
-
-def _layer_bytes(step, layer, passes):
-    item = np.dtype(step.program.dtype).itemsize
-    maps = prod(layer.input_shape) + prod(layer.output_shape)
-    return passes * item * (step.program.batch_size * maps
-                            + sum(slot.size for slot in layer.parameters))
-
-
-# -- times -------------------------------------------------------------------------------------------
+# -- times -----------------------------------------------------------------------------------------
 
 
 class _Work:
@@ -200,16 +161,7 @@ class _Work:
             number, other, scalars, loss, totals, step.program.batch_size)
 
 
-def limit_seconds(device, multiply_adds, count):
-    """The least time of a device for so many multiply-adds and bytes; None if nobody knows its
-    clock and bandwidth."""
-    if not device.clock or not device.bandwidth:
-        return None
-    rate = device.multiprocessors * LANES.get(device.compute_capability, 128) * device.clock
-    return max(multiply_adds / rate, count / device.bandwidth)
-
-
-# -- text --------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------
 
 
 def _table(step, device, rows, profile):

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cuda.launch import blocks_for
 from gpucnn.backends.cuda.plan import description, tiles
 from gpucnn.backends.cuda.plan.chain import Chain, Link
 from gpucnn.backends.cuda.plan.layout import ALIGNMENT, Maps, placed, smallest_size, stacked
@@ -20,7 +21,7 @@ LARGEST_SUMS = 48      # of a matrix link, in a thread's registers
 PROLOGUE = 1500        # cycles: a block starts, clears its memory and loads its weights
 GLOBAL_LATENCY = 700   # cycles until what is read from global memory is there, and used
 L2_BYTES = 40          # that a multiprocessor gets from L2 in a cycle
-SPREADS = tuple(product(range(4), range(0, 32, 4)))  # of rows and samples, see `layout.placed`
+SPREADS = tuple(product(range(4), range(0, 32, 8)))  # of rows and samples, see `layout.placed`
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class PlannedGroup:
     def blocks(self, profile, samples=None):
         """The blocks of a launch for so many samples, the whole batch unless given: no more than
         run at the same time."""
-        parts = -(-(samples or self.batch_size) // self.samples)
+        parts = blocks_for(samples or self.batch_size, self.samples)
         return min(parts, profile.multiprocessors * self.resident(profile), profile.max_blocks)
 
     def resident(self, profile):
@@ -93,13 +94,15 @@ class PlannedGroup:
         """Estimated cycles of a whole batch: the blocks of a multiprocessor run at the same time,
         but share what keeps it busy."""
         blocks = self.blocks(profile)
-        passes = -(-(-(-self.batch_size // self.samples)) // blocks)
-        together = -(-blocks // profile.multiprocessors)
+        passes = blocks_for(blocks_for(self.batch_size, self.samples), blocks)
+        together = blocks_for(blocks, profile.multiprocessors)
         return PROLOGUE + passes * max(self.cycles.total, together * self.cycles.busy)
 
     @cached_property
     def headers(self):
-        return (("constants.h", description.constants(self)), ("network.h", description.network(self)))
+        """The generated headers, as `PlanSource` takes them."""
+        return (("constants.h", description.constants(self)),
+                ("network.h", description.network(self)))
 
     def source(self, kernel):
         """The `PlanSource` of "group_forward" or "group_backward"."""
@@ -130,7 +133,7 @@ def room(profile):
 def plan_group(chain, program, profile):
     """The `PlannedGroup` of a chain that `fits`, with the samples and threads that are estimated to
     be quickest for the program's batch."""
-    most = -(-program.batch_size // profile.multiprocessors)
+    most = blocks_for(program.batch_size, profile.multiprocessors)
     best = None
     for samples, threads in product(SAMPLES, THREADS):
         if samples > 1 and samples > most:

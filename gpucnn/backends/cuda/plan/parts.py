@@ -217,8 +217,8 @@ def sections_of(part, profile):
         link = layer.link
         if link.kind == "matrix":
             inputs, outputs = link.features
-            found.append(update.Matrix(link.weight.offset, outputs, inputs, layer.saved_input, layer.saved_gradient,
-                                       link.bias is not None))
+            found.append(update.Matrix(link.weight.offset, outputs, inputs, layer.saved_input,
+                                       layer.saved_gradient, link.bias is not None))
         elif layer.partial_size:
             found.append(update.Rows(link.weight.offset, layer.partial_size, layer.partials,
                                      layer.parts, group.blocks(profile), group.samples))

@@ -7,7 +7,7 @@ has compared them with a GPU's own times yet; they have to rank tiles, not to te
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
 from math import prod
 
@@ -19,7 +19,7 @@ SCHEDULERS = 4
 BARRIER = 60         # cycles: a barrier and the loop around the phase
 ITEM = 40            # instructions of a tile beside its multiply-adds and loads: addresses, ends
 ELEMENT = 20         # the same of a single element
-LATENCY = 1.6        # cycles from one instruction of a thread to its next, with few others to run
+LATENCY = 2.5        # cycles from one instruction of a thread to its next, with few others to run
 BASE_REGISTERS = 40  # of a thread beside its tile
 LARGEST_IN_REGISTERS = 36  # taps, as in conv2d.cuh
 TALLEST, WIDEST = 4, 16    # sides of a tile
@@ -111,7 +111,7 @@ class Convolution:
         return pixels + (self.taps + width if self.in_registers else 0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def forward_tile(block, convolution, input_maps, output_maps, colliding):
     """The best `Tile` of output pixels for the forward pass.
 
@@ -121,7 +121,7 @@ def forward_tile(block, convolution, input_maps, output_maps, colliding):
     (kernel_height, kernel_width), (down, right) = convolution.kernel_size, convolution.stride
     connections = convolution.n_connections / output_maps.maps
 
-    def estimate(rows, columns):
+    def estimate(rows, columns, colliding):
         window = (rows - 1) * down + kernel_height, (columns - 1) * right + kernel_width
         if not block.holds(convolution.held(rows * columns, window[1])) and rows * columns > 1:
             return None
@@ -129,55 +129,56 @@ def forward_tile(block, convolution, input_maps, output_maps, colliding):
         conflicts = colliding and tile_conflicts(
             input_maps, _count(output_maps, rows, columns), (rows * down, columns * right),
             block.samples)
-        return phase(block, _items(block, output_maps, rows, columns),
-                     connections * convolution.taps * rows * columns, loads, conflicts or 1)
+        return Tile(rows, columns, phase(
+            block, _items(block, output_maps, rows, columns),
+            connections * convolution.taps * rows * columns, loads, conflicts or 1))
 
-    return _best(output_maps, estimate)
+    return _best(output_maps, estimate, colliding)
 
 
-@lru_cache(maxsize=None)
+@cache
 def input_tile(block, convolution, input_maps, gradient_maps, colliding):
     """The best `Tile` of input pixels for the gradient by the input; as `forward_tile`."""
     connections = convolution.n_connections / input_maps.maps
     kernel_height, kernel_width = convolution.kernel_size
 
-    def estimate(rows, columns):
+    def estimate(rows, columns, colliding):
+        # nothing beyond a row is read or multiplied where a tile is as wide as the map
         whole = columns == input_maps.width and convolution.in_registers
-        window = rows + kernel_height - 1, (
-            min(gradient_maps.width, columns + kernel_width - 1) if whole
-            else columns + kernel_width - 1)
-        if not block.holds(convolution.held(rows * columns, window[1])) and rows * columns > 1:
+        width = columns + kernel_width - 1
+        window = rows + kernel_height - 1, min(gradient_maps.width, width) if whole else width
+        if not block.holds(convolution.held(rows * columns, width)) and rows * columns > 1:
             return None
         loads = connections * convolution.reads(window[0] * window[1], rows * columns)
         conflicts = colliding and tile_conflicts(
             gradient_maps, _count(input_maps, rows, columns), (rows, columns), block.samples)
         products = connections * convolution.taps * rows * columns
-        if whole:
-            products *= min(1, gradient_maps.width / columns)  # nothing is multiplied beyond a row
-        return phase(block, _items(block, input_maps, rows, columns), products, loads,
-                     conflicts or 1)
+        products *= min(1, gradient_maps.width / columns) if whole else 1
+        return Tile(rows, columns, phase(block, _items(block, input_maps, rows, columns), products,
+                                         loads, conflicts or 1))
 
     if convolution.stride != (1, 1):
-        return Tile(1, 1, estimate(1, 1))
-    return _best(input_maps, estimate)
+        return estimate(1, 1, colliding)
+    return _best(input_maps, estimate, colliding)
 
 
-@lru_cache(maxsize=None)
+@cache
 def weight_tile(block, convolution, input_maps, gradient_maps, colliding):
     """The best `WeightTile` for the gradient by the weights; as `forward_tile`."""
     tap_rows, tap_columns = _tap_block(convolution.kernel_size)
     taps = tap_rows * tap_columns
     kernel_height, kernel_width = convolution.kernel_size
     tap_blocks = -(-kernel_height // tap_rows) * -(-kernel_width // tap_columns)
-    best = None
-    for rows, columns in _shapes(gradient_maps):
+
+    def estimate(rows, columns, colliding):
         width = (columns - 1) * convolution.stride[1] + tap_columns
         if not block.holds(rows * columns + taps + SUMS_APART + width) and rows * columns > 1:
-            continue
+            return None
         down, across = _count(gradient_maps, rows, columns)
         steps = rows * convolution.stride[0], columns * convolution.stride[1]
         reads = (steps[0] - convolution.stride[0] + tap_rows) * width + rows * columns
         conflicts = colliding and tile_conflicts(input_maps, (down, across), steps, block.samples)
+        best = None
         for slices, parts in product((1, 2, 4, 8, 16, 32), (1, 2, 4)):
             teams = convolution.n_connections * tap_blocks * parts
             turns = -(-block.samples * down * across // (slices * parts))
@@ -185,7 +186,9 @@ def weight_tile(block, convolution, input_maps, gradient_maps, colliding):
                            turns * reads + 2 * (taps + slices), conflicts or 1)
             if best is None or cycles.total < best.cycles.total:
                 best = WeightTile(rows, columns, tap_rows, tap_columns, slices, parts, cycles)
-    return best
+        return best
+
+    return _best(gradient_maps, estimate, colliding)
 
 
 @lru_cache(maxsize=4096)
@@ -207,16 +210,26 @@ def tile_conflicts(maps, count, steps, samples):
     return float((banks & different[:, :, None]).sum(axis=1).max(axis=1).mean())
 
 
-def _best(maps, estimate):
+def _best(maps, estimate, colliding):
+    """The quickest of the tiles that `estimate` gives for shapes. Those that are too slow even
+    without collisions are not looked at twice."""
+    tiles = [estimate(rows, columns, False) for rows, columns in _shapes(maps)]
+    tiles = sorted((tile for tile in tiles if tile is not None), key=_total)
+    if not colliding:
+        return tiles[0]
     best = None
-    for rows, columns in _shapes(maps):
-        cycles = estimate(rows, columns)
-        if cycles is not None and (best is None or cycles.total < best.cycles.total):
-            best = Tile(rows, columns, cycles)
+    for tile in tiles:
+        if best is not None and _total(tile) >= _total(best):
+            break
+        best = min(filter(None, (best, estimate(tile.rows, tile.columns, True))), key=_total)
     return best
 
 
-@lru_cache(maxsize=None)
+def _total(tile):
+    return tile.cycles.total
+
+
+@cache
 def _parts_of(length, most):
     """Lengths that cut `length` into parts as equal as may be."""
     return tuple(sorted({-(-length // parts) for parts in range(1, length + 1)}
