@@ -22,3 +22,11 @@ __device__ __forceinline__ void read_pack(T (&values)[VECTOR], const T *from) {
 #pragma unroll
     for (int v = 0; v < VECTOR; ++v) values[v] = pack.values[v];
 }
+
+template <int VECTOR, typename T>
+__device__ __forceinline__ void write_pack(T *to, const T (&values)[VECTOR]) {
+    Pack<T, VECTOR> pack;
+#pragma unroll
+    for (int v = 0; v < VECTOR; ++v) pack.values[v] = values[v];
+    *reinterpret_cast<Pack<T, VECTOR> *>(to) = pack;
+}

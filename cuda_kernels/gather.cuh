@@ -8,11 +8,17 @@ struct Placement {
           left((out_width - width) / 2 + (shift ? shift[1] : 0)) {}
 };
 
+// The place of what lies under (y, x) of the larger image, among the pixels of a small one's maps; or -1.
+__device__ __forceinline__ long long placed(int map, int height, int width, Placement placement, int y, int x) {
+    const int from_y = y - placement.top, from_x = x - placement.left;
+    const bool inside = from_y >= 0 && from_y < height && from_x >= 0 && from_x < width;
+    return inside ? ((long long)map * height + from_y) * width + from_x : -1;
+}
+
 // value(pixel) of a map's pixel under (y, x) of the larger image, or `background`.
 template <typename Pixel, typename T, typename Value>
 __device__ __forceinline__ T placed_pixel(const Pixel *map, int height, int width, Placement placement, int y,
                                           int x, T background, Value value) {
-    const int from_y = y - placement.top, from_x = x - placement.left;
-    const bool inside = from_y >= 0 && from_y < height && from_x >= 0 && from_x < width;
-    return inside ? value(map[(size_t)from_y * width + from_x]) : background;
+    const long long from = placed(0, height, width, placement, y, x);
+    return from >= 0 ? value(map[from]) : background;
 }

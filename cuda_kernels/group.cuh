@@ -52,11 +52,45 @@ struct Work {
     real *saved;               // the inputs and gradients of matrix layers, see the layers' SAVED_*
     int first, samples;        // the first sample of this part; the samples of the whole batch
     bool adds;                 // whether the block has partial sums from an earlier part
+    int block;                 // whose rows of partial sums it brings
 };
 
-// Brings a partial sum into global memory. No other thread ever touches the address.
+// How a phase of a layer is divided: among the threads of this block, which then has all results; or (SPREAD)
+// among those of all BLOCKS blocks of a cluster, each of which has all maps and gets every result.
+template <bool SPREAD>
+struct Share {
+    static constexpr bool OF_CLUSTER = SPREAD && BLOCKS > 1;
+    static constexpr int STEP = OF_CLUSTER ? BLOCKS * THREADS : THREADS;
+
+    static __device__ __forceinline__ int first(int thread) {
+        if constexpr (OF_CLUSTER) return cluster_rank() * THREADS + thread;
+        return thread;
+    }
+    // Writes a result to `at` in the shared memory of every block that is to have it.
+    static __device__ __forceinline__ void put(const Work &work, int at, real value) {
+        if constexpr (OF_CLUSTER) {
+#pragma unroll
+            for (int rank = 0; rank < BLOCKS; ++rank) store_to_block(work.memory + at, rank, value);
+        } else {
+            work.memory[at] = value;
+        }
+    }
+    static __device__ __forceinline__ void barrier() {
+        if constexpr (OF_CLUSTER)
+            cluster_barrier();
+        else
+            __syncthreads();
+    }
+};
+
+// Brings a partial sum into global memory. No other thread ever touches the address. In online training the sums
+// stay in shared memory.
+template <bool SPREAD = false>
 __device__ __forceinline__ void bring(const Work &work, size_t place, real sum) {
-    work.partials[place] = work.adds ? work.partials[place] + sum : sum;
+    if constexpr (SPREAD)
+        Share<SPREAD>::put(work, int(place), sum);
+    else
+        work.partials[place] = work.adds ? work.partials[place] + sum : sum;
 }
 
 // threadIdx.x, read anew: what a phase works out from it is not kept in registers over the other
@@ -71,10 +105,11 @@ __device__ __forceinline__ int thread_index() {
 #endif
 }
 
-// Calls visit(n, i) for each of COUNT things of each sample, a thread one after the other.
-template <int COUNT, typename Visit>
+// Calls visit(n, i) for each of COUNT things of each sample, a thread one after the other; AT_ONCE of them where
+// they wait for global memory.
+template <int COUNT, int AT_ONCE = 1, typename Visit>
 __device__ __forceinline__ void each_of_samples(Visit visit) {
-#pragma unroll 1
+#pragma unroll AT_ONCE
     for (int i = thread_index(); i < SAMPLES * COUNT; i += THREADS) visit(i / COUNT, i % COUNT);
 }
 
@@ -119,14 +154,15 @@ __device__ __forceinline__ const real *weight_of(const Work &work) {
 
 template <class L>
 __device__ __forceinline__ real bias_of(const Work &work, int map) {
+    if constexpr (L::SHARED_BIAS >= 0) return work.memory[L::SHARED_BIAS + map];
     if constexpr (L::BIAS >= 0) return work.parameters[L::BIAS + map];
     return real(0);
 }
 
-// Writes the gradient by element i of sample n's input, whose own value is still there to be read.
-template <class L>
+// Writes the gradient by the element of the input at `at`, whose own value is still there to be read.
+template <class L, bool SPREAD = false>
 __device__ __forceinline__ void write_grad_input(const Work &work, int at, int gradient_at, real gradient) {
-    work.memory[gradient_at] = gradient * L::Before::slope(work.memory[at]);
+    Share<SPREAD>::put(work, gradient_at, gradient * L::Before::slope(work.memory[at]));
 }
 
 // Zeroes the block's memory, for the borders around maps, and brings small weights there.

@@ -12,10 +12,13 @@
 
 #include "activation.cuh"
 #include "constants.h"
+#include "cluster.cuh"
 #include "group.cuh"
 #include "group_conv2d.cuh"
 #include "group_pooling.cuh"
 #include "group_dense.cuh"
+#include "group_tensor_conv2d.cuh"
+#include "group_tensor_matrix.cuh"
 #include "losses.cuh"
 #include "network.h"
 #include "group_ends.cuh"
@@ -29,20 +32,23 @@ group_backward(const unsigned char *__restrict__ bytes, const real *__restrict__
                double *__restrict__ block_totals, int samples, int image_height, int image_width,
                real background, real step, real target) {
     extern __shared__ __align__(16) real memory[];
-    Work work{memory, parameters, partials, saved, 0, samples, false};
-    const Images images = batch_of({bytes, reals, order, shifts, image_height, image_width, background, step},
-                                   FIRST || LAST ? number[0] : 0);
-    LossTotals totals;
+    Work work{memory, parameters, partials, saved, 0, samples, false, int(blockIdx.x)};
+    const Images images{bytes, reals, order, shifts, image_height, image_width, background, step};
+    __shared__ double of_warps[LossTotals::SIZE];
+    __shared__ int labels_here[SAMPLES];
+    const LossTotals totals{of_warps};
+    totals.clear();
     prepare<Layers>(work);
     for (work.first = blockIdx.x * SAMPLES; work.first < samples; work.first += gridDim.x * SAMPLES) {
         if constexpr (FIRST)
-            load_images(work, images);
+            load_images(work, batch_of(images, number));
         else
             load_maps<InputMaps>(work, input);
+        if constexpr (LAST) load_labels(work, labels, batch_of(images, number).order, labels_here);
         __syncthreads();
         Layers::forward(work);
         if constexpr (LAST)
-            totals.evaluate(work, labels, images.order, target);
+            totals.evaluate(work, labels_here, target);
         else
             load_gradient(work, grad_output);
         __syncthreads();

@@ -7,7 +7,7 @@
 //   input_map(c), output_map(c), is_first_of_output(c)            by connection
 // and the tiles: FORWARD_*, INPUT_*, WEIGHT_ROWS and _COLUMNS, pixels that a thread owns at a time;
 // TAP_ROWS, TAP_COLUMNS, the taps whose gradients it sums; SLICES lanes of a warp and PARTS such
-// teams share one sum; PARTIALS, where its rows of partial sums begin: [block][part][weight, bias].
+// teams share one sum; SPREAD_*, whether a phase is divided among a cluster's blocks; PARTIALS, where its rows of partial sums begin: [block][part][weight, bias].
 //
 // The tiles at a map's lower and right edge are moved inwards, so that no tile reaches beyond the map;
 // what a neighbouring tile owns already is neither written nor counted again.
@@ -64,10 +64,11 @@ struct Conv2dLayer {
         using Out = typename L::Output;
         using W = WindowOf<L>;
         using T = Tiles<Out::HEIGHT, Out::WIDTH, L::FORWARD_ROWS, L::FORWARD_COLUMNS>;
+        using Phase = Share<L::SPREAD_FORWARD>;
         constexpr int OF_MAP = SAMPLES * T::COUNT;
         const real *weight = weight_of<L>(work);
 #pragma unroll 1
-        for (int item = thread_index(); item < Out::MAPS * OF_MAP; item += THREADS) {
+        for (int item = Phase::first(thread_index()); item < Out::MAPS * OF_MAP; item += Phase::STEP) {
             const int o = item / OF_MAP, n = item % OF_MAP / T::COUNT;
             const T tile(item % T::COUNT);
             const int corner = In::at(n, 0, tile.row * W::STRIDE_Y - L::PADDING_Y,
@@ -87,8 +88,8 @@ struct Conv2dLayer {
 #pragma unroll
                 for (int j = 0; j < L::FORWARD_COLUMNS; ++j)
                     if (tile.owns(i, j))
-                        work.memory[Out::at(n, o, tile.row + i, tile.column + j)] =
-                            L::Squash::value(z[i][j]);
+                        Phase::put(work, Out::at(n, o, tile.row + i, tile.column + j),
+                                   L::Squash::value(z[i][j]));
         }
     }
 
@@ -101,13 +102,14 @@ struct Conv2dLayer {
         using Dz = typename L::OutputGradient;
         using W = WindowOf<L>;
         using T = Tiles<Dz::HEIGHT, Dz::WIDTH, L::WEIGHT_ROWS, L::WEIGHT_COLUMNS>;
+        using Phase = Share<L::SPREAD_GRAD_PARAMETERS>;
         constexpr int BLOCKS_DOWN = (W::KERNEL_HEIGHT + L::TAP_ROWS - 1) / L::TAP_ROWS;
         constexpr int BLOCKS_ACROSS = (W::KERNEL_WIDTH + L::TAP_COLUMNS - 1) / L::TAP_COLUMNS;
         constexpr int TAPS = L::TAP_ROWS * L::TAP_COLUMNS, UNITS = SAMPLES * T::COUNT;
         constexpr int TEAMS = L::CONNECTIONS * BLOCKS_DOWN * BLOCKS_ACROSS * L::PARTS;
         using Sums = LaneSums<L::SLICES, 1, TAPS + 1>;
 #pragma unroll 1
-        for (int first = 0; first < TEAMS; first += THREADS / L::SLICES) {
+        for (int first = Phase::first(0) / L::SLICES; first < TEAMS; first += Phase::STEP / L::SLICES) {
             const int team = first + thread / L::SLICES, lane = thread % L::SLICES;
             const int part = team % L::PARTS, block = team / L::PARTS % (BLOCKS_DOWN * BLOCKS_ACROSS);
             const int connection = team / (L::PARTS * BLOCKS_DOWN * BLOCKS_ACROSS);
@@ -139,16 +141,16 @@ struct Conv2dLayer {
             Sums::add(sums);
             if (team >= TEAMS || !Sums::uses()) continue;
             const size_t row = L::PARTIALS
-                               + ((size_t)blockIdx.x * L::PARTS + part) * L::PARTIAL_SIZE;
+                               + ((size_t)work.block * L::PARTS + part) * L::PARTIAL_SIZE;
 #pragma unroll
             for (int k = 0; k < Sums::SHARE; ++k) {
                 const int tap = Sums::first() + k;
                 if (tap < TAPS) {
                     const int ky = tap_row + tap / L::TAP_COLUMNS, kx = tap_column + tap % L::TAP_COLUMNS;
                     if (ky >= own_row && kx >= own_column)
-                        bring(work, row + connection * W::TAPS + ky * W::KERNEL_WIDTH + kx, sums[k]);
+                        bring<L::SPREAD_GRAD_PARAMETERS>(work, row + connection * W::TAPS + ky * W::KERNEL_WIDTH + kx, sums[k]);
                 } else if (tap == TAPS && L::BIAS >= 0 && block == 0 && L::is_first_of_output(connection)) {
-                    bring(work, row + L::WEIGHT_SIZE + L::output_map(connection), sums[k]);
+                    bring<L::SPREAD_GRAD_PARAMETERS>(work, row + L::WEIGHT_SIZE + L::output_map(connection), sums[k]);
                 }
             }
         }
@@ -162,10 +164,11 @@ struct Conv2dLayer {
         using Dz = typename L::OutputGradient;
         using W = WindowOf<L>;
         using T = Tiles<In::HEIGHT, In::WIDTH, L::INPUT_ROWS, L::INPUT_COLUMNS>;
+        using Phase = Share<L::SPREAD_GRAD_INPUT>;
         constexpr int OF_MAP = SAMPLES * T::COUNT;
         const real *weight = weight_of<L>(work);
 #pragma unroll 1
-        for (int item = thread_index(); item < In::MAPS * OF_MAP; item += THREADS) {
+        for (int item = Phase::first(thread_index()); item < In::MAPS * OF_MAP; item += Phase::STEP) {
             const int i_map = item / OF_MAP, n = item % OF_MAP / T::COUNT;
             const T tile(item % T::COUNT);
             const int top = tile.row + L::PADDING_Y, left = tile.column + L::PADDING_X;
@@ -191,7 +194,7 @@ struct Conv2dLayer {
 #pragma unroll
                 for (int j = 0; j < L::INPUT_COLUMNS; ++j)
                     if (tile.owns(i, j))
-                        write_grad_input<L>(work, In::at(n, i_map, tile.row + i, tile.column + j),
+                        write_grad_input<L, L::SPREAD_GRAD_INPUT>(work, In::at(n, i_map, tile.row + i, tile.column + j),
                                             Dx::at(n, i_map, tile.row + i, tile.column + j), grad[i][j]);
         }
     }

@@ -27,6 +27,7 @@ struct MatrixLayer {
 #pragma unroll 1
         for (int first = thread / 32 * AT_ONCE; first < Out::SIZE; first += THREADS / 32 * AT_ONCE) {
             real sums[Sums::PADDED] = {};
+#pragma unroll 1  // two turns at once would not fit into registers; 16 warps have enough loads under way
             for (int i = thread % 32 * VECTOR; i < FEATURES; i += 32 * VECTOR) {
                 real x[SAMPLES][VECTOR];
 #pragma unroll

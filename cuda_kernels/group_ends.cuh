@@ -18,17 +18,19 @@ struct Images {
     real background, step;       // value(byte) = background + byte * step
 };
 
-// The images of batch `number` of those that `order` lists.
-__device__ __forceinline__ Images batch_of(Images images, int number) {
-    images.order += (size_t)number * BATCH;
-    if (images.shifts) images.shifts += (size_t)number * BATCH * 2;
+// The images of the batch whose number lies at `number`, of those that `order` lists. It is read anew each time:
+// pointers into the batch would take registers from all layers.
+__device__ __forceinline__ Images batch_of(Images images, const int *number) {
+    const size_t before = (size_t)*(const volatile int *)number * BATCH;
+    images.order += before;
+    if (images.shifts) images.shifts += 2 * before;
     return images;
 }
 
 // Brings the images of a part of the batch into InputMaps, scaled, centred and shifted. Beyond the
 // batch's end all is background.
 __device__ __forceinline__ void load_images(const Work &work, const Images &images) {
-    each_of_samples<InputMaps::SIZE>([&](int n, int i) {
+    each_of_samples<InputMaps::SIZE, 4>([&](int n, int i) {
         const int k = work.first + n;
         real value = images.background;
         if (k < work.samples) {
@@ -48,10 +50,16 @@ __device__ __forceinline__ void load_images(const Work &work, const Images &imag
     });
 }
 
+// Brings the labels of a part of the batch into shared memory, long before the loss asks for them.
+__device__ __forceinline__ void load_labels(const Work &work, const int *labels, const int *order, int *here) {
+    const int n = thread_index();
+    if (n < SAMPLES && work.first + n < work.samples) here[n] = labels[order[work.first + n]];
+}
+
 // Brings maps (samples, maps, height, width) of global memory into shared memory; zeros beyond the end.
 template <class M>
 __device__ __forceinline__ void load_maps(const Work &work, const real *from) {
-    each_of_samples<M::SIZE>([&](int n, int i) {
+    each_of_samples<M::SIZE, 4>([&](int n, int i) {
         const bool inside = work.first + n < work.samples;
         work.memory[M::at_pixel(n, i)] = inside ? from[(size_t)(work.first + n) * M::SIZE + i] : real(0);
     });
@@ -59,7 +67,7 @@ __device__ __forceinline__ void load_maps(const Work &work, const real *from) {
 
 template <class M>
 __device__ __forceinline__ void store_maps(const Work &work, real *to) {
-    each_of_samples<M::SIZE>([&](int n, int i) {
+    each_of_samples<M::SIZE, 4>([&](int n, int i) {
         if (work.first + n < work.samples)
             to[(size_t)(work.first + n) * M::SIZE + i] = work.memory[M::at_pixel(n, i)];
     });
@@ -67,7 +75,7 @@ __device__ __forceinline__ void store_maps(const Work &work, real *to) {
 
 // dz of the group's last layer, in place of its output, from the gradient by that output.
 __device__ __forceinline__ void load_gradient(const Work &work, const real *grad_output) {
-    each_of_samples<OutputMaps::SIZE>([&](int n, int i) {
+    each_of_samples<OutputMaps::SIZE, 4>([&](int n, int i) {
         const int at = OutputMaps::at_pixel(n, i);
         const bool inside = work.first + n < work.samples;
         const real gradient = inside ? grad_output[(size_t)(work.first + n) * OutputMaps::SIZE + i] : real(0);
@@ -75,43 +83,57 @@ __device__ __forceinline__ void load_gradient(const Work &work, const real *grad
     });
 }
 
-// The loss of a part of the batch: dz of the last layer takes the place of its output. A warp has a
-// sample at a time, and lane 0 adds up what the warp has seen.
+// The loss of a part of the batch: dz of the last layer takes the place of its output. A warp has a sample at a
+// time. What it has seen is added up in `of_warps`, SIZE doubles of shared memory: in registers it would
+// be in the way of every layer.
 struct LossTotals {
-    double losses = 0, errors = 0, bad_labels = 0;
+    static constexpr int KINDS = 3, LATEST = 3;  // losses, errors, bad labels; and the latest loss
+    static constexpr int WARPS = THREADS / 32, SIZE = (KINDS + 1) * WARPS;
+    double *of_warps;
 
-    __device__ __forceinline__ void evaluate(const Work &work, const int *labels, const int *order, real target) {
-        const int lane = threadIdx.x % 32;
-        for (int n = threadIdx.x / 32; n < SAMPLES; n += THREADS / 32) {
+    __device__ __forceinline__ void clear() const {
+        for (int i = thread_index(); i < SIZE; i += THREADS) of_warps[i] = 0;
+    }
+
+    // labels: of this part's samples.
+    __device__ __forceinline__ void evaluate(const Work &work, const int *labels, real target) const {
+        const int warp = thread_index() / 32, lane = thread_index() % 32;
+        for (int n = warp; n < SAMPLES; n += WARPS) {
             real *output = work.memory + OutputMaps::at(n, 0);
             if (work.first + n >= work.samples) {
                 for (int c = lane; c < CLASSES; c += 32) output[c] = 0;
                 continue;
             }
-            const int label = labels[order[work.first + n]];
+            const int label = labels[n];
             const int answer = verdict<32>(output, label, CLASSES, lane);
-            losses += LossKind::evaluate<32>(output, label, CLASSES, work.samples, target, answer, lane,
-                                             [&](int c, real gradient) {
-                                                 output[c] = gradient * OutputSquash::slope(output[c]);
-                                             });
-            errors += answer & WRONG ? 1 : 0;
-            bad_labels += answer & BAD_LABEL ? 1 : 0;
+            const double loss = LossKind::evaluate<32>(output, label, CLASSES, work.samples, target, answer, lane,
+                                                       [&](int c, real gradient) {
+                                                           output[c] = gradient * OutputSquash::slope(output[c]);
+                                                       });
+            if (lane == 0) {
+                of_warps[warp] += loss;
+                of_warps[WARPS + warp] += answer & WRONG ? 1 : 0;
+                of_warps[2 * WARPS + warp] += answer & BAD_LABEL ? 1 : 0;
+                of_warps[LATEST * WARPS + warp] = loss;
+            }
         }
     }
 
-    // Adds the warps' totals, in their order, and writes those of the block.
+    // Writes the block's totals: the warps', added in their order. Behind a barrier.
     __device__ __forceinline__ void store(double *block_totals) const {
-        __shared__ double of_warps[3][THREADS / 32];
-        if (threadIdx.x % 32 == 0) {
-            of_warps[0][threadIdx.x / 32] = losses;
-            of_warps[1][threadIdx.x / 32] = errors;
-            of_warps[2][threadIdx.x / 32] = bad_labels;
-        }
-        __syncthreads();
-        if (threadIdx.x < 3) {
-            double sum = 0;
-            for (int warp = 0; warp < THREADS / 32; ++warp) sum += of_warps[threadIdx.x][warp];
-            block_totals[3 * blockIdx.x + threadIdx.x] = sum;
-        }
+        if (threadIdx.x < KINDS) block_totals[KINDS * blockIdx.x + threadIdx.x] = of_block(threadIdx.x);
+    }
+
+    // Adds them to a network's totals, where samples come one after the other, all to the first warp.
+    __device__ __forceinline__ void add(real *loss, double *totals) const {
+        if (threadIdx.x < KINDS) totals[threadIdx.x] += of_block(threadIdx.x);
+        if (threadIdx.x == 0) loss[0] = real(of_warps[LATEST * WARPS]);
+    }
+
+private:
+    __device__ __forceinline__ double of_block(int kind) const {
+        double sum = 0;
+        for (int warp = 0; warp < WARPS; ++warp) sum += of_warps[kind * WARPS + warp];
+        return sum;
     }
 };

@@ -9,10 +9,13 @@
 
 #include "activation.cuh"
 #include "constants.h"
+#include "cluster.cuh"
 #include "group.cuh"
 #include "group_conv2d.cuh"
 #include "group_pooling.cuh"
 #include "group_dense.cuh"
+#include "group_tensor_conv2d.cuh"
+#include "group_tensor_matrix.cuh"
 #include "losses.cuh"
 #include "network.h"
 #include "group_ends.cuh"
@@ -23,13 +26,12 @@ group_forward(const unsigned char *__restrict__ bytes, const real *__restrict__ 
               const real *__restrict__ parameters, const real *__restrict__ input, real *__restrict__ output,
               int samples, int image_height, int image_width, real background, real step) {
     extern __shared__ __align__(16) real memory[];
-    Work work{memory, parameters, nullptr, nullptr, 0, samples, false};
-    const Images images = batch_of({bytes, reals, order, shifts, image_height, image_width, background, step},
-                                   FIRST ? number[0] : 0);
+    Work work{memory, parameters, nullptr, nullptr, 0, samples, false, int(blockIdx.x)};
+    const Images images{bytes, reals, order, shifts, image_height, image_width, background, step};
     prepare<Layers>(work);
     for (work.first = blockIdx.x * SAMPLES; work.first < samples; work.first += gridDim.x * SAMPLES) {
         if constexpr (FIRST)
-            load_images(work, images);
+            load_images(work, batch_of(images, number));
         else
             load_maps<InputMaps>(work, input);
         __syncthreads();

@@ -79,7 +79,7 @@ struct Subsample2dLayer {
             }
             Sums::add(sums);
             if (Sums::uses())  // number 0 is the coefficient's, 1 the bias's
-                bring(work, L::PARTIALS + (size_t)blockIdx.x * L::PARTIAL_SIZE + Sums::first() * Dz::MAPS + map,
+                bring(work, L::PARTIALS + (size_t)work.block * L::PARTIAL_SIZE + Sums::first() * Dz::MAPS + map,
                       sums[0]);
         }
     }

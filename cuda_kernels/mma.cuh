@@ -44,6 +44,7 @@ __device__ inline unsigned to_tf32(float x) {
 template <int N>
 struct Tf32Parts {
     unsigned big[N], small[N];
+    Tf32Parts() = default;
     __device__ explicit Tf32Parts(const float (&x)[N]) {
 #pragma unroll
         for (int i = 0; i < N; ++i) {
@@ -54,7 +55,8 @@ struct Tf32Parts {
 };
 
 // mma_tf32: d += a b for operands in TF32.
-// mma_split: d += a b for operands in float, as near as TF32 comes (PASSES = 1) or float (3).
+// mma_split: d += a b for operands in float, as near as TF32 comes (PASSES = 1) or float (3); operands
+// that several products share are split once and given as parts.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 
 __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -66,15 +68,17 @@ __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const uns
 }
 
 template <int PASSES>
-__device__ void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+__device__ __forceinline__ void mma_split(float (&d)[4], const Tf32Parts<4> &a, const Tf32Parts<2> &b) {
     static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
-    const Tf32Parts<4> left(a);
-    const Tf32Parts<2> right(b);
     if constexpr (PASSES == 3) {  // the smallest first
-        mma_tf32(d, left.small, right.big);
-        mma_tf32(d, left.big, right.small);
+        mma_tf32(d, a.small, b.big);
+        mma_tf32(d, a.big, b.small);
     }
-    mma_tf32(d, left.big, right.big);
+    mma_tf32(d, a.big, b.big);
+}
+template <int PASSES>
+__device__ void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+    mma_split<PASSES>(d, Tf32Parts<4>(a), Tf32Parts<2>(b));
 }
 
 #elif defined(CUDA_ON_CPU)
@@ -87,16 +91,18 @@ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
 }
 
 template <int PASSES>
-void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2],
+void mma_split(float (&d)[4], const Tf32Parts<4> &a, const Tf32Parts<2> &b,
                cuda_on_cpu::Site site = cuda_on_cpu::here()) {
     static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
-    const Tf32Parts<4> left(a);
-    const Tf32Parts<2> right(b);
     if constexpr (PASSES == 3)
-        cuda_on_cpu::warp_product(d, {{left.small, right.big}, {left.big, right.small},
-                                      {left.big, right.big}}, 3, site);
+        cuda_on_cpu::warp_product(d, {{a.small, b.big}, {a.big, b.small}, {a.big, b.big}}, 3, site);
     else
-        cuda_on_cpu::warp_product(d, {{left.big, right.big}}, 1, site);
+        cuda_on_cpu::warp_product(d, {{a.big, b.big}}, 1, site);
+}
+template <int PASSES>
+void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2],
+               cuda_on_cpu::Site site = cuda_on_cpu::here()) {
+    mma_split<PASSES>(d, Tf32Parts<4>(a), Tf32Parts<2>(b), site);
 }
 
 #else
@@ -127,6 +133,12 @@ __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const uns
     mma_by_shuffles(d, left, right);
 }
 
+template <int N>
+__device__ inline void join(float (&x)[N], const Tf32Parts<N> &parts) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = __uint_as_float(parts.big[i]) + __uint_as_float(parts.small[i]);
+}
+
 template <int PASSES>
 __device__ void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
     static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
@@ -134,6 +146,17 @@ __device__ void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2
         mma_tf32(d, Tf32Parts<4>(a).big, Tf32Parts<2>(b).big);
     else
         mma_by_shuffles(d, a, b);  // whole floats cost no more here
+}
+template <int PASSES>
+__device__ void mma_split(float (&d)[4], const Tf32Parts<4> &a, const Tf32Parts<2> &b) {
+    if constexpr (PASSES == 1) {
+        mma_tf32(d, a.big, b.big);
+    } else {
+        float left[4], right[2];
+        join(left, a);
+        join(right, b);
+        mma_split<PASSES>(d, left, right);
+    }
 }
 
 #endif

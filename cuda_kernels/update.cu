@@ -45,49 +45,6 @@ constexpr int LARGE_SIZE = 16384;                   // of rows that keep the who
 // that the last ones need no loop of their own, which would wait for each load.
 constexpr int AT_ONCE = sizeof(real) == 4 ? 8 : 4;
 
-// The optimisers read what they need of a parameter before its gradient is known: `load`.
-struct Sgd {
-    static constexpr int SCALARS = 1;
-    struct Slot {
-        real parameter, velocity;
-    };
-    real *parameters, *velocity;
-    real momentum, weight_decay, rate;
-    bool nesterov;
-
-    __device__ Sgd(real *all, real *first, real *, const real *constants, const real *scalars)
-        : parameters(all), velocity(first), momentum(constants[0]), weight_decay(constants[2]),
-          rate(scalars[0]), nesterov(constants[1] != 0) {}
-    __device__ Slot load(int i) const { return {parameters[i], velocity ? velocity[i] : real(0)}; }
-    __device__ void update(int i, Slot slot, real gradient) const {
-        sgd_update(slot.parameter, slot.velocity, gradient, rate, momentum, velocity, nesterov, weight_decay);
-        parameters[i] = slot.parameter;
-        if (velocity) velocity[i] = slot.velocity;
-    }
-};
-
-struct Adam {
-    static constexpr int SCALARS = 2;
-    struct Slot {
-        real parameter, mean, square;
-    };
-    real *parameters, *means, *squares;
-    real beta1, beta2, one_minus_beta1, one_minus_beta2, epsilon, weight_decay, rate, correction;
-
-    __device__ Adam(real *all, real *first, real *second, const real *constants, const real *scalars)
-        : parameters(all), means(first), squares(second), beta1(constants[0]), beta2(constants[1]),
-          one_minus_beta1(constants[2]), one_minus_beta2(constants[3]), epsilon(constants[4]),
-          weight_decay(constants[5]), rate(scalars[0]), correction(scalars[1]) {}
-    __device__ Slot load(int i) const { return {parameters[i], means[i], squares[i]}; }
-    __device__ void update(int i, Slot slot, real gradient) const {
-        adam_update(slot.parameter, slot.mean, slot.square, gradient, rate, correction, beta1, beta2,
-                    one_minus_beta1, one_minus_beta2, epsilon, weight_decay);
-        parameters[i] = slot.parameter;
-        means[i] = slot.mean;
-        squares[i] = slot.square;
-    }
-};
-
 template <class Optimizer>
 struct Step {
     Optimizer optimizer;

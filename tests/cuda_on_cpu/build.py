@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 _HERE = Path(__file__).resolve().parent
 _HEADERS = ("launch.h", "vectors.h", "mathematics.h", "cuda_on_cpu.h", "scheduler.h")
-_SCHEDULER = ("fibres.cpp", "scheduler.cpp", "meetings.cpp", "products.cpp", "races.cpp")
+_SCHEDULER = ("fibres.cpp", "scheduler.cpp", "shared_memory.cpp", "meetings.cpp", "products.cpp",
+              "races.cpp")
 _COMMON = ("-std=c++17", "-fPIC", "-shared", "-fno-gnu-unique", "-fvisibility=hidden",
            "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
            "-Wno-sign-compare", "-Wno-unused-parameter", "-I", str(_HERE))
@@ -26,8 +27,8 @@ _COMMON = ("-std=c++17", "-fPIC", "-shared", "-fno-gnu-unique", "-fvisibility=hi
 # For each variant: flags of a kernel library, and of the scheduler library that it needs. Of the
 # thread sanitizer only the calls that g++ inserts are used; races.cpp answers them.
 _VARIANTS = {
-    None: (("-O2", "-Werror", "-Wno-error=maybe-uninitialized", "-Wno-error=array-bounds"), ()),
-    "address": (("-O1", "-gdwarf-4", "-w", "-fsanitize=address,undefined,float-cast-overflow",
+    None: (("-Og", "-Werror", "-Wno-error=maybe-uninitialized", "-Wno-error=array-bounds"), ()),
+    "address": (("-O0", "-gdwarf-4", "-w", "-fsanitize=address,undefined,float-cast-overflow",
                  "-fno-sanitize-recover=all", "-fno-omit-frame-pointer",
                  "-DCUDA_ON_CPU_ADDRESS"),
                 ("-DCUDA_ON_CPU_ADDRESS",)),

@@ -121,25 +121,38 @@ inline int __all_sync(unsigned mask, int predicate, SITE) {
 }
 
 [[noreturn]] inline void __trap(SITE) { cuda_on_cpu::trap(site); }
-#undef SITE
 
 // Only one thread runs at a time, so an atomic is a plain access that the race detector is told
 // of; calls that are not inlined give it the place in the kernel.
 #ifdef CUDA_ON_CPU_THREAD
-#define ATOMIC template <class T> __attribute__((noinline, no_sanitize("thread")))
-#define TELL(memory) \
-    cuda_on_cpu::atomic_access(memory, sizeof *memory, __builtin_return_address(0))
+#define TOLD template <class T> __attribute__((noinline, no_sanitize("thread")))
+#define TELL(kind, memory) \
+    cuda_on_cpu::kind##_access(memory, sizeof *memory, __builtin_return_address(0))
 #else
-#define ATOMIC template <class T> inline
-#define TELL(memory)
+#define TOLD template <class T> inline
+#define TELL(kind, memory)
 #endif
+
+// Clusters of blocks (cuda_kernels/cluster.cuh).
+namespace cuda_on_cpu {
+inline int cluster_rank() { return rank_in_cluster(); }
+inline void cluster_barrier(SITE) { meet_cluster(site); }
+TOLD void store_to_block(T *here, int rank, T value, SITE) {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "a store to another block writes 4 or 8 bytes");
+    T *there = static_cast<T *>(memory_of_block(here, sizeof(T), rank, site));
+    TELL(write, there);
+    *there = value;
+}
+}  // namespace cuda_on_cpu
+#undef SITE
+
 namespace cuda_on_cpu {
 template <class T> struct Same { using type = T; };
 template <class T> using same = typename Same<T>::type;
 }  // namespace cuda_on_cpu
 #define ATOMIC_FUNCTION(name, expression)                        \
-    ATOMIC T name(T *memory, cuda_on_cpu::same<T> value) {       \
-        TELL(memory);                                            \
+    TOLD T name(T *memory, cuda_on_cpu::same<T> value) {         \
+        TELL(atomic, memory);                                    \
         const T old = *memory;                                   \
         *memory = expression;                                    \
         return old;                                              \
@@ -154,14 +167,14 @@ ATOMIC_FUNCTION(atomicOr, old | value)
 ATOMIC_FUNCTION(atomicXor, old ^ value)
 ATOMIC_FUNCTION(atomicInc, old >= value ? 0 : old + 1)
 ATOMIC_FUNCTION(atomicDec, old == 0 || old > value ? value : old - 1)
-ATOMIC T atomicCAS(T *memory, cuda_on_cpu::same<T> compare, cuda_on_cpu::same<T> value) {
-    TELL(memory);
+TOLD T atomicCAS(T *memory, cuda_on_cpu::same<T> compare, cuda_on_cpu::same<T> value) {
+    TELL(atomic, memory);
     const T old = *memory;
     if (old == compare) *memory = value;
     return old;
 }
 #undef ATOMIC_FUNCTION
-#undef ATOMIC
+#undef TOLD
 #undef TELL
 
 inline void __threadfence() {}

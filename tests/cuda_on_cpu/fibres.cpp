@@ -22,7 +22,7 @@ namespace cuda_on_cpu {
 namespace {
 
 constexpr size_t STACK_BYTES = 256 * 1024;
-Fibre stacks[MAX_THREADS];
+Fibre stacks[MAX_ALIVE];
 
 }  // namespace
 
@@ -31,17 +31,17 @@ const char *fibres_begin = nullptr, *fibres_end = nullptr;
 Fibre *fibre_stack(int index) {
     const size_t page = sysconf(_SC_PAGESIZE), stride = page + STACK_BYTES;
     if (!fibres_begin) {
-        void *memory = mmap(nullptr, MAX_THREADS * stride, PROT_READ | PROT_WRITE,
+        void *memory = mmap(nullptr, MAX_ALIVE * stride, PROT_NONE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) abort();
         fibres_begin = static_cast<char *>(memory);
-        fibres_end = fibres_begin + MAX_THREADS * stride;
+        fibres_end = fibres_begin + MAX_ALIVE * stride;
     }
     Fibre &fibre = stacks[index];
     if (!fibre.bottom) {
         char *start = const_cast<char *>(fibres_begin) + index * stride;
-        mprotect(start, page, PROT_NONE);  // an overflow faults
-        fibre.bottom = start + page;
+        fibre.bottom = start + page;  // below it no access is allowed: an overflow faults
+        if (mprotect(fibre.bottom, STACK_BYTES, PROT_READ | PROT_WRITE)) abort();
         fibre.size = STACK_BYTES;
     }
     return &fibre;

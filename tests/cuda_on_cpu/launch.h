@@ -16,6 +16,7 @@ namespace cuda_on_cpu {
 
 constexpr int MAX_THREADS = 1024;
 constexpr int WARP = 32;
+constexpr int MAX_BLOCKS_OF_CLUSTER = 8;
 
 // A place in a kernel's source, as `#line` names it.
 struct Site {
@@ -26,6 +27,7 @@ struct Site {
 // One launch, as tests/cuda_on_cpu/runtime.py describes it (the same fields in the same order).
 struct Launch {
     long long blocks;
+    long long blocks_of_cluster;  // a divisor of `blocks`
     long long threads;
     long long order;          // 0 forward, -1 reverse, else the seed of a random order
     long long dynamic_bytes;  // size of `extern __shared__` memory
@@ -70,8 +72,16 @@ CUDA_ON_CPU_EXPORT void warp_product(float (&d)[4], const Factors (&factors)[3],
 CUDA_ON_CPU_EXPORT void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site);
 CUDA_ON_CPU_EXPORT void *dynamic_shared_memory();
 
-// Tell the race detector of an atomic access, made from the code at `address`.
+// Clusters (cuda_kernels/cluster.cuh).
+CUDA_ON_CPU_EXPORT int rank_in_cluster();
+CUDA_ON_CPU_EXPORT void meet_cluster(Site site);
+// Where block `rank` of the cluster is to be written, for the place `here` in the running block's
+// shared memory.
+CUDA_ON_CPU_EXPORT void *memory_of_block(const void *here, size_t bytes, int rank, Site site);
+
+// Tell the race detector of an access that it does not see, made from the code at `address`.
 CUDA_ON_CPU_EXPORT void atomic_access(const void *memory, int bytes, const void *address);
+CUDA_ON_CPU_EXPORT void write_access(const void *memory, int bytes, const void *address);
 
 [[noreturn]] CUDA_ON_CPU_EXPORT void trap(Site site);
 

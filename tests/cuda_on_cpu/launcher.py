@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 
+from gpucnn.backends.cuda.kernels import check_clusters
 from gpucnn.errors import GpucnnError, KernelError
 
 from .arrays import DeviceArray
@@ -23,8 +24,8 @@ class _Launch(ctypes.Structure):
     """launch.h's Launch."""
 
     _fields_ = [(name, ctypes.c_longlong)
-                for name in ("blocks", "threads", "order", "dynamic_bytes", "static_limit",
-                             "shared_limit")]
+                for name in ("blocks", "blocks_of_cluster", "threads", "order", "dynamic_bytes",
+                             "static_limit", "shared_limit")]
 
 
 class _Fault(ctypes.Structure):
@@ -37,10 +38,11 @@ class _Fault(ctypes.Structure):
 class Launcher:
     """Runs one kernel: `launcher(blocks, threads, arguments, shared_bytes=0)`."""
 
-    def __init__(self, runtime, name, parameters, library, path):
+    def __init__(self, runtime, name, parameters, blocks_of_cluster, library, path):
         self._runtime = runtime
         self._name = name
         self._parameters = parameters
+        self._blocks_of_cluster = blocks_of_cluster
         self._path = path
         self._launch = library[f"launch_{name}"]
         self._launch.argtypes = [ctypes.POINTER(_Launch), ctypes.c_char_p, ctypes.POINTER(_Fault)]
@@ -56,6 +58,7 @@ class Launcher:
             if not least <= number <= most:
                 raise KernelError(f"kernel {self._name}: expected {least} to {most} {what}, got "
                                   f"{number}")
+        check_clusters(self._name, blocks, self._blocks_of_cluster, profile)
         slots = self._packed(arguments)
 
         def run():
@@ -69,7 +72,8 @@ class Launcher:
     def _run(self, blocks, threads, slots, shared_bytes):
         profile = self._runtime.profile
         launch = _Launch(
-            blocks, threads, self._runtime._order, shared_bytes, profile.shared_bytes,
+            blocks, self._blocks_of_cluster, threads, self._runtime._order, shared_bytes,
+            profile.shared_bytes,
             profile.dynamic_shared_bytes if shared_bytes else profile.shared_bytes)
         fault = _Fault()
         self._runtime.launches.append((self._name, blocks, threads))

@@ -1,20 +1,26 @@
-// Where CUDA threads wait for each other: block barriers, and the meetings of a warp's lanes
-// (__syncwarp, votes, shuffles, products).
+// Where CUDA threads wait for each other: barriers of a block or a cluster, and the meetings of a
+// warp's lanes (__syncwarp, votes, shuffles, products).
 #include "scheduler.h"
 
 namespace cuda_on_cpu {
 
 namespace {
 
-int at_barrier;       // threads that wait at it
-int true_at_barrier;  // those of them that brought a true predicate
-unsigned running[MAX_THREADS / WARP];  // lanes of each warp that have not left the kernel
-unsigned waiting[MAX_THREADS / WARP];  // lanes of each warp that wait in a meeting of it
-Barrier barrier_kind;
-Site barrier_site;
+struct BlockBarrier {
+    int arrived;       // threads that wait at it
+    int true_arrived;  // those of them that brought a true predicate
+    Barrier kind;
+    Site site;
+};
+BlockBarrier barriers[MAX_BLOCKS_OF_CLUSTER];
+int at_cluster_barrier;  // threads of all blocks
+Site cluster_barrier_site;
+unsigned running[MAX_ALIVE / WARP];  // lanes of each warp that have not left the kernel
+unsigned waiting[MAX_ALIVE / WARP];  // lanes of each warp that wait in a meeting of it
 
 const char *place(const Thread &thread) {
     if (thread.state == State::at_barrier) return "__syncthreads";
+    if (thread.state == State::at_cluster_barrier) return "cluster_barrier";
     return thread.call == WarpCall::sync      ? "__syncwarp"
            : thread.call == WarpCall::vote    ? "a warp vote"
            : thread.call == WarpCall::shuffle ? "a warp shuffle"
@@ -26,18 +32,21 @@ bool same_meeting(const Thread &a, const Thread &b) {
            a.mask == b.mask;
 }
 
+// A warp's number in its block.
+int number_of(int warp) { return (warp - first_of(warp)) / WARP; }
+
 // The lanes of `thread`'s mask that have not left the kernel.
 unsigned expected_lanes(int warp, const Thread &thread) {
     return running[warp / WARP] & thread.mask;
 }
 
 void take_shuffled_value(int warp, int lane, unsigned present) {
-    Thread &self = block.threads[warp + lane];
+    Thread &self = cluster.threads[warp + lane];
     if (!(present >> self.source & 1))
         fail(self.site, "lane %d of warp %d shuffles from lane %d, which %s (mask 0x%08x)", lane,
-             warp / WARP, self.source,
+             number_of(warp), self.source,
              self.mask >> self.source & 1 ? "is not running" : "is not in its mask", self.mask);
-    self.result = block.threads[warp + self.source].value;
+    self.result = cluster.threads[warp + self.source].value;
 }
 
 bool same_site(Site a, Site b) {
@@ -47,13 +56,13 @@ bool same_site(Site a, Site b) {
 void multiply(int warp, const Thread &first, unsigned present) {
     Product *lanes[WARP];
     for (int lane = 0; lane < WARP; ++lane) {
-        const Thread &thread = block.threads[warp + lane];
+        const Thread &thread = cluster.threads[warp + lane];
         if (!(present >> lane & 1))
             fail(first.site, "a product takes all lanes of a warp, but lane %d of warp %d is not "
-                 "running", lane, warp / WARP);
+                 "running", lane, number_of(warp));
         if (!same_site(thread.site, first.site))
             fail(first.site, "a product takes all lanes of a warp, but lane %d of warp %d is in "
-                 "another, at %s:%d", lane, warp / WARP, thread.site.file, thread.site.line);
+                 "another, at %s:%d", lane, number_of(warp), thread.site.file, thread.site.line);
         lanes[lane] = reinterpret_cast<Product *>(thread.value);
     }
     compute_products(lanes);
@@ -61,18 +70,18 @@ void multiply(int warp, const Thread &first, unsigned present) {
 
 // End the meeting that `first` waits in, if every lane that it needs has come.
 void end_meeting(const Thread &first) {
-    const int warp = int(&first - block.threads) / WARP * WARP;
+    const int warp = int(&first - cluster.threads) / WARP * WARP;
     const unsigned lanes = expected_lanes(warp, first);
     if (lanes & ~waiting[warp / WARP]) return;
     unsigned ballot = 0;
     for (int lane = 0; lane < WARP; ++lane) {
         if (!(lanes >> lane & 1)) continue;
-        if (!same_meeting(block.threads[warp + lane], first)) return;
-        if (block.threads[warp + lane].value) ballot |= 1u << lane;
+        if (!same_meeting(cluster.threads[warp + lane], first)) return;
+        if (cluster.threads[warp + lane].value) ballot |= 1u << lane;
     }
     for (int lane = 0; lane < WARP; ++lane) {
         if (!(lanes >> lane & 1)) continue;
-        block.threads[warp + lane].result = ballot;
+        cluster.threads[warp + lane].result = ballot;
         if (first.call == WarpCall::shuffle) take_shuffled_value(warp, lane, lanes);
     }
     if (first.call == WarpCall::product) multiply(warp, first, lanes);
@@ -86,35 +95,36 @@ void end_meeting(const Thread &first) {
 }  // namespace
 
 void start_meetings() {
-    at_barrier = 0;
-    for (int warp = 0; warp < block.size; warp += WARP) {
-        const int lanes = block.size - warp;
+    for (BlockBarrier &barrier : barriers) barrier.arrived = 0;
+    at_cluster_barrier = 0;
+    for (int warp = 0; warp < cluster.count; warp += WARP) {
+        const int lanes = cluster.size - (warp - first_of(warp));
         running[warp / WARP] = lanes < WARP ? (1u << lanes) - 1 : ~0u;
         waiting[warp / WARP] = 0;
     }
 }
 
 int block_barrier(Barrier kind, bool predicate, Site site) {
-    Thread &self = block.threads[block.current];
+    Thread &self = cluster.threads[cluster.current];
+    BlockBarrier &barrier = barriers[cluster.rank];
     self.state = State::at_barrier;
     self.site = site;
-    if (at_barrier == 0) {
-        barrier_kind = kind;
-        barrier_site = site;
-        true_at_barrier = 0;
-    } else if (kind != barrier_kind || !same_site(site, barrier_site)) {
+    if (barrier.arrived == 0) {
+        barrier = {0, 0, kind, site};
+    } else if (kind != barrier.kind || !same_site(site, barrier.site)) {
         fail(site, "divergent barrier: other threads of the block wait in __syncthreads at %s:%d",
-             barrier_site.file, barrier_site.line);
+             barrier.site.file, barrier.site.line);
     }
-    true_at_barrier += predicate;
-    if (++at_barrier == block.size) {
-        const int result = kind == Barrier::count ? true_at_barrier
-                           : kind == Barrier::all ? true_at_barrier == block.size
-                                                  : true_at_barrier > 0;
-        at_barrier = 0;
+    barrier.true_arrived += predicate;
+    if (++barrier.arrived == cluster.size) {
+        const int result = kind == Barrier::count ? barrier.true_arrived
+                           : kind == Barrier::all ? barrier.true_arrived == cluster.size
+                                                  : barrier.true_arrived > 0;
+        barrier.arrived = 0;
         races_block_barrier();
-        for (int t = 0; t < block.size; ++t) {
-            block.threads[t].result = result;
+        const int first = cluster.first, end = first + cluster.size;
+        for (int t = first; t < end; ++t) {
+            cluster.threads[t].result = result;
             make_ready(t);
         }
     }
@@ -122,19 +132,40 @@ int block_barrier(Barrier kind, bool predicate, Site site) {
     return self.result;
 }
 
+int rank_in_cluster() { return cluster.rank; }
+
+void meet_cluster(Site site) {
+    Thread &self = cluster.threads[cluster.current];
+    self.state = State::at_cluster_barrier;
+    self.site = site;
+    if (at_cluster_barrier == 0)
+        cluster_barrier_site = site;
+    else if (!same_site(site, cluster_barrier_site))
+        fail(site, "divergent barrier: other threads of the cluster wait in cluster_barrier at "
+             "%s:%d", cluster_barrier_site.file, cluster_barrier_site.line);
+    if (++at_cluster_barrier == cluster.blocks * cluster.size) {
+        at_cluster_barrier = 0;
+        races_cluster_barrier();
+        shared_memory_met();
+        for (int t = 0; t < cluster.count; ++t)
+            if (cluster.threads[t].state == State::at_cluster_barrier) make_ready(t);
+    }
+    wait_for_turn();
+}
+
 unsigned long long warp_meeting(WarpCall call, unsigned mask, unsigned long long value, int source,
                                 Site site) {
-    Thread &self = block.threads[block.current];
+    Thread &self = cluster.threads[cluster.current];
     self.state = State::in_warp;
     self.site = site;
     self.call = call;
     self.mask = mask;
     self.value = value;
     self.source = source;
-    const int lane = block.current % WARP;
+    const int lane = cluster.current % WARP;
     if (!(mask >> lane & 1))
         fail(site, "lane %d is not in its own mask 0x%08x of %s", lane, mask, place(self));
-    waiting[block.current / WARP] |= 1u << lane;
+    waiting[cluster.current / WARP] |= 1u << lane;
     end_meeting(self);
     wait_for_turn();
     return self.result;
@@ -148,15 +179,18 @@ void warp_product(float (&d)[4], const Factors (&factors)[3], int count, Site si
 
 // Lanes that are gone are not waited for.
 void thread_left() {
-    const int warp = block.current / WARP;
-    running[warp] &= ~(1u << block.current % WARP);
+    const int warp = cluster.current / WARP;
+    running[warp] &= ~(1u << cluster.current % WARP);
     for (int lane = 0; lane < WARP && waiting[warp]; ++lane)
-        if (waiting[warp] >> lane & 1) end_meeting(block.threads[warp * WARP + lane]);
+        if (waiting[warp] >> lane & 1) end_meeting(cluster.threads[warp * WARP + lane]);
 }
 
-void fail_deadlock() {
-    const Thread *threads = block.threads;
-    for (int t = 0; t < block.size; ++t) {
+namespace {
+
+// Fail if lanes of a warp wait in different places.
+void fail_for_warps() {
+    const Thread *threads = cluster.threads;
+    for (int t = 0; t < cluster.count; ++t) {
         if (threads[t].state != State::in_warp) continue;
         const int warp = t / WARP * WARP;
         const unsigned lanes = expected_lanes(warp, threads[t]);
@@ -164,17 +198,43 @@ void fail_deadlock() {
             const Thread &late = threads[warp + lane];
             if ((lanes >> lane & 1) && !same_meeting(late, threads[t]))
                 fail(threads[t].site,
-                     "deadlock: thread %d waits in %s with mask 0x%08x for thread %d, which waits "
-                     "in %s at %s:%d", t, place(threads[t]), threads[t].mask, warp + lane,
+                     "deadlock: %s waits in %s with mask 0x%08x for %s, which waits in %s at %s:%d",
+                     Name(t).text, place(threads[t]), threads[t].mask, Name(warp + lane).text,
                      place(late), late.site.file, late.site.line);
         }
     }
-    int waiting = 0, gone = 0;
-    while (threads[waiting].state != State::at_barrier) ++waiting;
-    while (threads[gone].state != State::exited) ++gone;
-    fail(threads[waiting].site,
-         "divergent barrier: thread %d waits in __syncthreads, but thread %d has left the kernel",
-         waiting, gone);
+}
+
+// Fail if of the threads from `first` on, `count` of them, one waits at a barrier of theirs, in
+// `state`, and another one does not come there.
+void fail_for_barrier(State state, int first, int count) {
+    const Thread *threads = cluster.threads;
+    int waiting = -1, gone = -1, elsewhere = -1;
+    for (int t = first + count - 1; t >= first; --t) {
+        if (t - first_of(t) >= cluster.size) continue;
+        (threads[t].state == state            ? waiting
+         : threads[t].state == State::exited ? gone
+                                             : elsewhere) = t;
+    }
+    if (waiting < 0) return;
+    const Thread &thread = threads[waiting];
+    if (gone >= 0)
+        fail(thread.site, "divergent barrier: %s waits in %s, but %s has left the kernel",
+             Name(waiting).text, place(thread), Name(gone).text);
+    if (elsewhere >= 0)
+        fail(thread.site, "divergent barrier: %s waits in %s, but %s waits in %s at %s:%d",
+             Name(waiting).text, place(thread), Name(elsewhere).text, place(threads[elsewhere]),
+             threads[elsewhere].site.file, threads[elsewhere].site.line);
+}
+
+}  // namespace
+
+void fail_deadlock() {
+    fail_for_warps();
+    for (int rank = 0; rank < cluster.blocks; ++rank)
+        fail_for_barrier(State::at_barrier, rank * cluster.stride, cluster.size);
+    fail_for_barrier(State::at_cluster_barrier, 0, cluster.count);
+    __builtin_unreachable();
 }
 
 }  // namespace cuda_on_cpu

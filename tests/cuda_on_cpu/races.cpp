@@ -3,10 +3,11 @@
 // g++ -fsanitize=thread makes a kernel call __tsan_read4(address) and its kin before each access
 // to memory. Here these are answered with CUDA's rules: two accesses to a byte, one of them a
 // write and not both atomic, are a race unless they are of one thread, of two threads of a block
-// with __syncthreads between them, or of two lanes of a warp with __syncwarp between them. What
-// ran first does not matter, so one order of the threads shows the races of all. Shuffles, votes,
-// atomics and fences order nothing, and blocks are never ordered: a kernel in which the last block
-// adds up what the others wrote is reported. So are threads that write the same value.
+// with __syncthreads between them, of two lanes of a warp with __syncwarp between them, or of two
+// blocks of a cluster with cluster_barrier between them. What ran first does not matter, so one
+// order of the threads shows the races of all. Shuffles, votes, atomics and fences order nothing,
+// and blocks of different clusters are never ordered: a kernel in which the last block adds up what
+// the others wrote is reported. So are threads that write the same value.
 //
 // Each four bytes of memory have a cell: who wrote it last and who read it since.
 #include "scheduler.h"
@@ -21,11 +22,11 @@ namespace cuda_on_cpu {
 namespace {
 
 struct Access {
-    uint32_t block;  // its serial, 0 for no access
-    uint32_t clock;  // the thread's, at the access
+    uint32_t cluster;  // its serial, 0 for no access
+    uint32_t clock;    // the thread's, at the access
     uint16_t thread;
     bool atomic;
-    int32_t code;    // return address, counted from the launch's anchor
+    int32_t code;      // return address, counted from the launch's anchor
 };
 
 struct Cell {
@@ -42,13 +43,13 @@ struct Page {
     Cell cells[CELLS];
 };
 
-// A thread's clocks: its own, that at its last block barrier, and the newest clock of each lane of
-// its warp that it is ordered after.
+// A thread's clocks: its own, those at its last barriers with its block and with its cluster, and
+// the newest clock of each lane of its warp that it is ordered after.
 struct Clocks {
-    uint32_t own, barrier, seen[WARP];
+    uint32_t own, barrier, cluster_barrier, seen[WARP];
 };
 
-Clocks clocks[MAX_THREADS];
+Clocks clocks[MAX_ALIVE];
 const char *anchor;
 Page **table;  // open addressing by page number
 size_t table_size, page_count;
@@ -100,13 +101,19 @@ void free_pages() {
     last_page = nullptr;
 }
 
+bool of_running_block(int thread) {
+    return unsigned(thread - cluster.first) < unsigned(cluster.size);
+}
+
 // Whether the running thread knows that `access` came before.
 bool ordered(const Access &access) {
-    if (access.block != block.serial) return access.block == 0;
-    if (access.thread == block.current) return true;
+    if (access.cluster != cluster.serial) return access.cluster == 0;
+    if (access.thread == cluster.current) return true;
+    if (!of_running_block(access.thread))
+        return access.clock <= clocks[access.thread].cluster_barrier;
     if (access.clock <= clocks[access.thread].barrier) return true;
-    return access.thread / WARP == block.current / WARP &&
-           access.clock <= clocks[block.current].seen[access.thread % WARP];
+    return access.thread / WARP == cluster.current / WARP &&
+           access.clock <= clocks[cluster.current].seen[access.thread % WARP];
 }
 
 struct Kind {
@@ -118,26 +125,41 @@ const char *name_of(Kind kind) {
 }
 
 [[noreturn]] void fail_on(const Access &earlier, Kind earlier_kind, Kind kind, const char *code) {
-    const char *whose = earlier.block == block.serial ? "this" : "another";
+    const int index = earlier.thread - first_of(earlier.thread);
+    const bool alive = earlier.cluster == cluster.serial;
+    if (alive && !of_running_block(earlier.thread))
+        fail_race(code, anchor + earlier.code, "data race: %s here is not ordered after the %s by "
+                  "%s", name_of(kind), name_of(earlier_kind), Name(earlier.thread).text);
     fail_race(code, anchor + earlier.code, "data race: %s here is not ordered after the %s by "
-              "thread %d of %s block", name_of(kind), name_of(earlier_kind), earlier.thread, whose);
+              "thread %d of %s block", name_of(kind), name_of(earlier_kind), index,
+              alive ? "this" : "another");
+}
+
+// Whether a new reader, ordered after neither of two others, takes the second one's place. Two of
+// different blocks are ordered by no block barrier, two of different warps by no __syncwarp, so
+// those are kept.
+bool replaces_second(const Access *readers) {
+    const int first = readers[0].thread, second = readers[1].thread;
+    if (first / WARP == second / WARP) return true;
+    return cluster.blocks > 1 && rank_of(first) == rank_of(second) &&
+           rank_of(cluster.current) != rank_of(first);
 }
 
 void visit(Cell &cell, Kind kind, const char *code) {
     if (!ordered(cell.writer) && !(kind.atomic && cell.writer.atomic))
         fail_on(cell.writer, {true, cell.writer.atomic}, kind, code);
-    const Access self = {block.serial, clocks[block.current].own,
-                         uint16_t(block.current), kind.atomic, int32_t(code - anchor)};
+    const Access self = {cluster.serial, clocks[cluster.current].own,
+                         uint16_t(cluster.current), kind.atomic, int32_t(code - anchor)};
     Access *readers = cell.readers;
     if (kind.write) {
         for (int i = 0; i < 2; ++i)
             if (!ordered(readers[i])) fail_on(readers[i], {false, false}, kind, code);
         cell.writer = self;
-        readers[0].block = readers[1].block = 0;
+        readers[0].cluster = readers[1].cluster = 0;
     } else if (ordered(readers[0])) {
         readers[0] = self;
-    } else if (ordered(readers[1]) || readers[0].thread / WARP == readers[1].thread / WARP) {
-        readers[1] = self;  // two of different warps are not ordered by one __syncwarp
+    } else if (ordered(readers[1]) || replaces_second(readers)) {
+        readers[1] = self;
     }
 }
 
@@ -154,7 +176,7 @@ void visit_part(Cell &cell, uintptr_t first, uintptr_t last, Kind kind, const ch
 
 void access(const void *memory, uintptr_t bytes, Kind kind, const void *code) {
     const char *first = static_cast<const char *>(memory);
-    if (!block.serial || (first >= fibres_begin && first < fibres_end)) return;
+    if (!cluster.serial || (first >= fibres_begin && first < fibres_end)) return;
     uintptr_t address = reinterpret_cast<uintptr_t>(memory);
     const uintptr_t end = address + bytes;
     while (address < end) {
@@ -177,9 +199,9 @@ void races_start(const void *function) {
     free_pages();
 }
 
-void races_start_block() {
-    memset(clocks, 0, block.size * sizeof(Clocks));
-    for (int t = 0; t < block.size; ++t) clocks[t].own = 1;
+void races_start_cluster() {
+    memset(clocks, 0, cluster.count * sizeof(Clocks));
+    for (int t = 0; t < cluster.count; ++t) clocks[t].own = 1;
 }
 
 void races_forget(const void *memory, size_t bytes) {
@@ -190,7 +212,13 @@ void races_forget(const void *memory, size_t bytes) {
 }
 
 void races_block_barrier() {
-    for (int t = 0; t < block.size; ++t) clocks[t].barrier = clocks[t].own++;
+    const int first = cluster.first, end = first + cluster.size;
+    for (int t = first; t < end; ++t) clocks[t].barrier = clocks[t].own++;
+}
+
+void races_cluster_barrier() {
+    for (int t = 0; t < cluster.count; ++t)
+        clocks[t].cluster_barrier = clocks[t].barrier = clocks[t].own++;
 }
 
 void races_warp_barrier(int warp, unsigned lanes) {
@@ -209,6 +237,10 @@ void races_warp_barrier(int warp, unsigned lanes) {
 
 void atomic_access(const void *memory, int bytes, const void *code) {
     access(memory, bytes, {true, true}, code);
+}
+
+void write_access(const void *memory, int bytes, const void *code) {
+    access(memory, bytes, {true, false}, code);
 }
 
 }  // namespace cuda_on_cpu
@@ -239,11 +271,13 @@ extern "C" CUDA_ON_CPU_EXPORT void __tsan_init() {}
 
 namespace cuda_on_cpu {
 void races_start(const void *) {}
-void races_start_block() {}
+void races_start_cluster() {}
 void races_forget(const void *, size_t) {}
 void races_block_barrier() {}
+void races_cluster_barrier() {}
 void races_warp_barrier(int, unsigned) {}
 void atomic_access(const void *, int, const void *) {}
+void write_access(const void *, int, const void *) {}
 }  // namespace cuda_on_cpu
 
 #endif

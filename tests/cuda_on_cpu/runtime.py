@@ -4,14 +4,15 @@
 
 - `order` is that of the blocks, and of the threads in each round between barriers: "forward",
   "reverse", or the seed of a random one. A kernel that lacks a barrier gives other results in
-  another order.
+  another order. Blocks run one after another, those of a cluster by turns.
 - `sanitizer="thread"` finds data races, in this process and in any order (races.cpp);
   `sanitizer="address"` finds accesses out of bounds and undefined behaviour, and needs a process
   that `sanitized.run_sanitized` started.
 - `max_blocks` is the largest grid: a small one makes kernels loop.
 
 Always found: divergent barriers, warps that wait for each other, shuffles from a lane that does
-not take part, more threads than `__launch_bounds__`, too much shared memory, and (as NaN) values
+not take part, writes to another block of the cluster beyond its shared memory, before it begins or
+after it ends, more threads than `__launch_bounds__`, too much shared memory, and (as NaN) values
 that were never written.
 """
 
@@ -22,7 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpucnn.backends.cuda.kernels import kernel_parameters
+from gpucnn.backends.cuda.kernels import cluster_sizes, kernel_parameters
 from gpucnn.backends.cuda.runtime import DeviceProfile, Graph, Runtime
 from gpucnn.errors import ArgumentError, DeviceError, DTypeError, KernelError, ShapeError
 
@@ -108,6 +109,7 @@ class HostRuntime(Runtime):
         self._refuse_in_capture(f"compile {name}")
         real = np.float64 if real_type(source) == "double" else np.float32
         kernels = kernel_parameters(source, np.dtype(real))
+        clusters = cluster_sizes(source)
         path = kernel_library(translated(source, kernels), name, self.sanitizer)
         library = ctypes.CDLL(str(path))
 
@@ -115,7 +117,8 @@ class HostRuntime(Runtime):
             if kernel_name not in kernels:
                 raise KernelError(f"{name}: expected one of the kernels {', '.join(kernels)}, got "
                                   f"{kernel_name!r}")
-            return Launcher(self, kernel_name, kernels[kernel_name], library, path)
+            return Launcher(self, kernel_name, kernels[kernel_name], clusters[kernel_name],
+                            library, path)
 
         return function
 

@@ -1,4 +1,5 @@
-// Runs a grid on the host: blocks one after another, in each block one fibre per CUDA thread.
+// Runs a grid on the host: one fibre per CUDA thread, the clusters one after another (for most
+// kernels these are single blocks), the threads of all blocks of one cluster by turns.
 //
 // A thread runs until it waits at a meeting or leaves the kernel; then the ready thread goes on
 // that is first in the launch's order. So some threads run as far ahead of the others as barriers
@@ -16,7 +17,7 @@ CUDA_ON_CPU_EXPORT uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
-Block block;
+Cluster cluster;
 
 namespace {
 
@@ -28,21 +29,10 @@ bool failed;
 uint64_t random_state;
 
 Fibre host;
-Fibre *free_fibres[MAX_THREADS];
+Fibre *free_fibres[MAX_ALIVE];
 int free_fibre_count;
 
-uint64_t ready[MAX_THREADS / 64];  // a bit for each thread that waits for nothing but its turn
-
-struct SharedVariable {
-    const void *key;
-    void *memory;
-    size_t bytes;
-};
-
-constexpr int MAX_SHARED_VARIABLES = 64;
-SharedVariable shared_variables[MAX_SHARED_VARIABLES];
-int shared_variable_count;
-size_t static_shared_bytes;
+uint64_t ready[MAX_ALIVE / 64];  // a bit for each thread that waits for nothing but its turn
 
 uint64_t random_below(uint64_t limit) {
     random_state += 0x9E3779B97F4A7C15u;  // splitmix64
@@ -66,7 +56,7 @@ void arrange(Index *items, Index count) {
 
 // The first ready thread from `first` on, upwards or downwards, or -1.
 int find_ready(int first, int step) {
-    for (int t = first; t >= 0 && t < block.size; t += step) {
+    for (int t = first; t >= 0 && t < cluster.count; t += step) {
         const uint64_t word = ready[t / 64];
         if (!word)
             t = step > 0 ? t | 63 : t & ~63;
@@ -76,39 +66,45 @@ int find_ready(int first, int step) {
     return -1;
 }
 
-// The thread that runs next, or -1 at the end of the block.
+// The thread that runs next, or -1 at the end of the cluster.
 int next_thread() {
     const int first = launch->order == 0  ? 0
-                      : launch->order < 0 ? block.size - 1
-                                          : int(random_below(block.size));
+                      : launch->order < 0 ? cluster.count - 1
+                                          : int(random_below(cluster.count));
     int next = find_ready(first, launch->order < 0 ? -1 : 1);
     if (next < 0 && launch->order > 0) next = find_ready(0, 1);
     if (next < 0) {
-        for (int t = 0; t < block.size; ++t)
-            if (block.threads[t].state != State::exited) fail_deadlock();
+        for (int t = 0; t < cluster.count; ++t)
+            if (cluster.threads[t].state != State::exited) fail_deadlock();
+        shared_memory_ended();
         return -1;
     }
     ready[next / 64] &= ~(uint64_t(1) << next % 64);
-    block.current = next;
-    threadIdx.x = next;
+    cluster.current = next;
+    if (cluster.blocks > 1) {
+        cluster.rank = rank_of(next);
+        cluster.first = first_of(next);
+        blockIdx.x = cluster.first_block + cluster.rank;
+    }
+    threadIdx.x = next - cluster.first;
     return next;
 }
 
 // A fibre runs whole threads until the next one to run waits on another fibre.
 [[noreturn]] void fibre_main() {
     fibre_started(host);
-    Fibre *fibre = block.threads[block.current].fibre;
+    Fibre *fibre = cluster.threads[cluster.current].fibre;
     for (;;) {
         thread_function(thread_arguments);
-        block.threads[block.current].state = State::exited;
+        cluster.threads[cluster.current].state = State::exited;
         thread_left();
         const int next = next_thread();
-        if (next >= 0 && !block.threads[next].fibre) {
-            block.threads[next].fibre = fibre;
+        if (next >= 0 && !cluster.threads[next].fibre) {
+            cluster.threads[next].fibre = fibre;
             continue;
         }
         free_fibres[free_fibre_count++] = fibre;
-        switch_fibre(*fibre, next < 0 ? host : *block.threads[next].fibre, true);
+        switch_fibre(*fibre, next < 0 ? host : *cluster.threads[next].fibre, true);
     }
 }
 
@@ -120,37 +116,31 @@ Fibre &fibre_of(Thread &thread) {
     return *thread.fibre;
 }
 
-void free_shared_memory() {
-    for (int i = 0; i < shared_variable_count; ++i) {
-        races_forget(shared_variables[i].memory, shared_variables[i].bytes);
-        free(shared_variables[i].memory);
-    }
-    shared_variable_count = 0;
-    static_shared_bytes = 0;
-}
-
-void run_block(long long index) {
-    blockIdx.x = index;
-    ++block.serial;
-    for (int t = 0; t < block.size; ++t) {
-        memset(&block.threads[t], 0, sizeof(Thread));
-        make_ready(t);
+void run_cluster(unsigned index) {
+    cluster.first_block = blockIdx.x = index * cluster.blocks;
+    ++cluster.serial;
+    for (int t = 0; t < cluster.count; ++t) {
+        memset(&cluster.threads[t], 0, sizeof(Thread));
+        if (t - first_of(t) < cluster.size)
+            make_ready(t);
+        else
+            cluster.threads[t].state = State::exited;
     }
     start_meetings();
-    races_start_block();
-    switch_fibre(host, fibre_of(block.threads[next_thread()]), false);
+    races_start_cluster();
+    switch_fibre(host, fibre_of(cluster.threads[next_thread()]), false);
     free_shared_memory();
 }
 
 [[noreturn]] void return_to_host() {
     failed = true;
-    switch_fibre(*block.threads[block.current].fibre, host, true);
+    switch_fibre(*cluster.threads[cluster.current].fibre, host, true);
     abort();
 }
 
 void write_message(const char *format, va_list values) {
-    const int used = snprintf(fault->message, sizeof fault->message, "block %u, thread %d: ",
-                              blockIdx.x, block.current);
+    const int used = snprintf(fault->message, sizeof fault->message, "block %u, thread %u: ",
+                              blockIdx.x, threadIdx.x);
     vsnprintf(fault->message + used, sizeof fault->message - used, format, values);
 }
 
@@ -175,74 +165,47 @@ int run(const Launch *new_launch, long long launch_bounds, ThreadFunction functi
                  "__launch_bounds__ says, got %lld", launch_bounds, launch->threads);
         return 1;
     }
-    block.size = launch->threads;
-    block.serial = 0;
+    cluster.blocks = launch->blocks_of_cluster;
+    cluster.size = launch->threads;
+    cluster.stride = (cluster.size + WARP - 1) / WARP * WARP;
+    cluster.count = (cluster.blocks - 1) * cluster.stride + cluster.size;
+    cluster.serial = cluster.rank = cluster.first = 0;
     gridDim = {unsigned(launch->blocks), 1, 1};
     blockDim = {unsigned(launch->threads), 1, 1};
     threadIdx = blockIdx = {0, 0, 0};
     memset(ready, 0, sizeof ready);
-    for (free_fibre_count = 0; free_fibre_count < block.size; ++free_fibre_count)
-        free_fibres[free_fibre_count] = fibre_stack(block.size - 1 - free_fibre_count);
+    const int alive = cluster.blocks * cluster.size;
+    for (free_fibre_count = 0; free_fibre_count < alive; ++free_fibre_count)
+        free_fibres[free_fibre_count] = fibre_stack(alive - 1 - free_fibre_count);
+    start_shared_memory(*launch);
     races_start(reinterpret_cast<const void *>(function));
 
-    unsigned *order = static_cast<unsigned *>(malloc(launch->blocks * sizeof(unsigned)));
-    for (long long i = 0; i < launch->blocks; ++i) order[i] = i;
-    arrange(order, unsigned(launch->blocks));
-    for (long long i = 0; i < launch->blocks && !failed; ++i) run_block(order[i]);
+    const unsigned clusters = launch->blocks / cluster.blocks;
+    unsigned *order = static_cast<unsigned *>(malloc(clusters * sizeof(unsigned)));
+    for (unsigned i = 0; i < clusters; ++i) order[i] = i;
+    arrange(order, clusters);
+    for (unsigned i = 0; i < clusters && !failed; ++i) run_cluster(order[i]);
     free(order);
     if (failed) clean_abandoned_fibres();
     return failed;
 }
 
 void make_ready(int thread) {
-    block.threads[thread].state = State::ready;
+    cluster.threads[thread].state = State::ready;
     ready[thread / 64] |= uint64_t(1) << thread % 64;
 }
 
 void wait_for_turn() {
-    Thread &self = block.threads[block.current];
-    Thread &next = block.threads[next_thread()];
+    Thread &self = cluster.threads[cluster.current];
+    Thread &next = cluster.threads[next_thread()];
     if (&next != &self) switch_fibre(*self.fibre, fibre_of(next), false);
 }
 
-namespace {
-
-void *block_memory(const void *key, size_t bytes, size_t alignment, Site site) {
-    if (shared_variable_count == MAX_SHARED_VARIABLES)
-        fail(site, "more than %d __shared__ variables", MAX_SHARED_VARIABLES);
-    void *memory = nullptr;
-    if (posix_memalign(&memory, alignment, bytes)) abort();
-    memset(memory, 0xFF, bytes);
-    shared_variables[shared_variable_count++] = {key, memory, bytes};
-    return memory;
-}
-
-void *known_memory(const void *key) {
-    for (int i = 0; i < shared_variable_count; ++i)
-        if (shared_variables[i].key == key) return shared_variables[i].memory;
-    return nullptr;
-}
-
-}  // namespace
-
-void *shared_memory(const void *key, size_t bytes, size_t alignment, Site site) {
-    if (void *memory = known_memory(key)) return memory;
-    static_shared_bytes += bytes;
-    if (static_shared_bytes > size_t(launch->static_limit))
-        fail(site, "the block's shared memory grows to %zu bytes, the device allows %lld",
-             static_shared_bytes, launch->static_limit);
-    // dynamic memory takes its room whether or not it is touched
-    const size_t all = static_shared_bytes + size_t(launch->dynamic_bytes);
-    if (all > size_t(launch->shared_limit))
-        fail(site, "the block's shared memory grows to %zu bytes, %lld of them dynamic, the device "
-             "allows %lld", all, launch->dynamic_bytes, launch->shared_limit);
-    return block_memory(key, bytes, alignment, site);
-}
-
-void *dynamic_shared_memory() {
-    static const char key = 0;
-    void *memory = known_memory(&key);
-    return memory ? memory : block_memory(&key, launch->dynamic_bytes, 128, Site{nullptr, 0});
+Name::Name(int thread) {
+    const int used = snprintf(text, sizeof text, "thread %d", thread - first_of(thread));
+    if (cluster.blocks > 1)
+        snprintf(text + used, sizeof text - used, " of block %u",
+                 cluster.first_block + rank_of(thread));
 }
 
 void trap(Site site) { fail(site, "__trap() was called"); }

@@ -1,5 +1,5 @@
-// What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, meetings.cpp,
-// products.cpp and races.cpp.
+// What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, shared_memory.cpp,
+// meetings.cpp, products.cpp and races.cpp.
 #pragma once
 
 #include "launch.h"
@@ -23,7 +23,9 @@ void switch_fibre(Fibre &from, Fibre &to, bool leaving_for_good);
 void clean_abandoned_fibres();
 extern const char *fibres_begin, *fibres_end;  // all of their stacks
 
-enum class State : uint8_t { ready, at_barrier, in_warp, exited };
+enum class State : uint8_t { ready, at_barrier, at_cluster_barrier, in_warp, exited };
+
+constexpr int MAX_ALIVE = MAX_BLOCKS_OF_CLUSTER * MAX_THREADS;
 
 // One CUDA thread.
 struct Thread {
@@ -38,14 +40,29 @@ struct Thread {
     unsigned long long value, result;
 };
 
-// The block that is running.
-struct Block {
-    Thread threads[MAX_THREADS];
-    int size;
-    uint32_t serial;  // 1 for the first block of a launch to run
-    int current;      // the thread that is running
+// The blocks that are alive together: a cluster, which for most kernels is a single block. Their
+// threads lie one block behind the other, each block's from a multiple of a warp on.
+struct Cluster {
+    Thread threads[MAX_ALIVE];
+    int blocks;
+    int size;             // threads of a block
+    int stride;           // from a block's first thread to the next one's
+    int count;            // from the first thread of all to behind the last one
+    uint32_t serial;      // 1 for the first cluster of a launch to run
+    unsigned first_block;  // blockIdx.x of its first one
+    int current;          // the thread that is running
+    int rank, first;      // its block in the cluster, and that block's first thread
 };
-extern Block block;
+extern Cluster cluster;
+
+inline int rank_of(int thread) { return cluster.blocks == 1 ? 0 : thread / cluster.stride; }
+inline int first_of(int thread) { return rank_of(thread) * cluster.stride; }
+
+// A thread's name in messages: its number, and its block where several are alive.
+struct Name {
+    char text[40];
+    explicit Name(int thread);
+};
 
 // The scheduler (scheduler.cpp).
 void make_ready(int thread);
@@ -53,6 +70,12 @@ void wait_for_turn();  // let others run until the current thread is ready and i
 [[noreturn]] void fail(Site site, const char *format, ...) __attribute__((format(printf, 2, 3)));
 [[noreturn]] void fail_race(const void *later, const void *earlier, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+// Shared memory (shared_memory.cpp).
+void start_shared_memory(const Launch &launch);
+void free_shared_memory();
+void shared_memory_met();    // the cluster has met
+void shared_memory_ended();  // all of its threads have left the kernel
 
 // Meetings of threads (meetings.cpp).
 void start_meetings();
@@ -69,9 +92,10 @@ void compute_products(Product *const (&lanes)[WARP]);
 
 // The race detector (races.cpp); these do nothing in the other variants.
 void races_start(const void *anchor);
-void races_start_block();
+void races_start_cluster();
 void races_forget(const void *memory, size_t bytes);
-void races_block_barrier();
+void races_block_barrier();  // of the running block
+void races_cluster_barrier();
 void races_warp_barrier(int warp, unsigned lanes);
 
 }  // namespace cuda_on_cpu

@@ -73,7 +73,8 @@ def _shared_variable(match):
 
 
 def _launch_bounds(text, kernel):
-    match = re.search(rf"__launch_bounds__\s*\(([^(),]*)[^()]*\)\s+{kernel}\s*\(", text)
+    match = re.search(rf"__launch_bounds__\s*\(([^(),]*)[^()]*\)\s+(?:\w+\s*\([^()]*\)\s+)*"
+                      rf"{kernel}\s*\(", text)
     return match.group(1) if match else "cuda_on_cpu::MAX_THREADS"
 
 

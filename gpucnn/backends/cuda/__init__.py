@@ -14,6 +14,9 @@ from gpucnn.backends.cuda.kernels import Kernels
 from gpucnn.backends.cuda.losses import cross_entropy, mse
 from gpucnn.backends.cuda.max_pool2d import max_pool2d, max_pool2d_backward
 from gpucnn.backends.cuda.optimizers import adam_step, sgd_step
+from gpucnn.backends.cuda.plan.grouping import partition
+from gpucnn.backends.cuda.plan.online import OnlineMany, OnlineStep
+from gpucnn.backends.cuda.plan.online_group import plan_online
 from gpucnn.backends.cuda.plan.step import CudaStep
 from gpucnn.backends.cuda.subsample2d import subsample2d, subsample2d_backward
 from gpucnn.connections import CompressedOrder
@@ -97,8 +100,29 @@ class CudaBackend(Backend):
                                     (order.starts, order.connections, order.others)))
 
     def compile(self, program, parameters, gradients, *, threads=None):
-        """Kernels made for this network, fused over as many layers as fit: see plan/__init__.py."""
-        return CudaStep(program, parameters, gradients, self)
+        """Kernels made for this network, fused over as many layers as fit: see plan/__init__.py.
+        Batches of one sample are trained without leaving a block, if one has room. Where no block
+        has room for an image, layers run one by one."""
+        planned = self._plan_online(program)
+        if planned is not None:
+            return OnlineStep(program, parameters, gradients, self, planned)
+        if partition(program, self.runtime.profile) is None:
+            return None
+        step = CudaStep(program, parameters, gradients, self)
+        if program.batch_size == 1:
+            step.remarks.append("a launch for each step: no block has room for the maps and "
+                                "weights of this network, which online training would take")
+        return step
+
+    def compile_many(self, program, parameters, *, threads=None):
+        """All networks in one launch, for batches of one sample; see `compile`."""
+        planned = self._plan_online(program, len(parameters))
+        return None if planned is None else OnlineMany(program, parameters, self, planned)
+
+    def _plan_online(self, program, networks=1):
+        if program.batch_size > 1:
+            return None
+        return plan_online(program, self.runtime.profile, networks)
 
     conv2d_backward = conv2d_backward
     conv2d = conv2d

@@ -28,7 +28,10 @@ from gpucnn.errors import KernelError
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)".*$', re.MULTILINE)
 _KERNEL = re.compile(
-    r'extern "C" __global__ void\s+(?:__launch_bounds__\([^()]*\)\s+)?(\w+)\(([^()]*)\)')
+    r'extern "C" __global__ void\s+((?:(?:CLUSTER_OF|__launch_bounds__)\([^()]*\)\s+)*)'
+    r'(\w+)\(([^()]*)\)')
+_CLUSTER = re.compile(r"CLUSTER_OF\(\s*(\w+)\s*\)")
+LARGEST_CLUSTER = 8  # blocks, on every device that has clusters
 _SCALAR_TYPES = {"int": np.int32, "long long": np.int64, "unsigned char": np.uint8,
                  "float": np.float32, "double": np.float64}
 _REAL_TYPES = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
@@ -116,7 +119,7 @@ def kernel_parameters(source, dtype):
     """
     types = _SCALAR_TYPES | {"real": dtype}
     return {name: tuple(_parameter(text, types) for text in parameters.split(","))
-            for name, parameters in _KERNEL.findall(source)}
+            for _, name, parameters in _KERNEL.findall(source)}
 
 
 def _parameter(text, types):
@@ -126,6 +129,46 @@ def _parameter(text, types):
         raise KernelError(f"kernel parameter {' '.join(words)!r}: expected one of the types "
                           f"{', '.join(types)}")
     return Parameter(words[-1], np.dtype(types[kind]), "*" in words)
+
+
+def cluster_sizes(source):
+    """How many blocks a cluster of each kernel in `source` has: name -> number, 1 where the kernel
+    has no CLUSTER_OF (cuda_kernels/cluster.cuh)."""
+    return {name: _cluster_size(name, attributes, source)
+            for attributes, name, _ in _KERNEL.findall(source)}
+
+
+def _cluster_size(kernel, attributes, source):
+    if "CLUSTER_OF" not in attributes:
+        return 1
+    match = _CLUSTER.search(attributes)
+    number = match and match.group(1)
+    if number and not number.isdecimal():
+        constant = re.search(rf"\bconstexpr int {number} = (\d+);", source)
+        number = constant and constant.group(1)
+    if not number:
+        raise KernelError(f"kernel {kernel}: expected CLUSTER_OF a number or of the name of a "
+                          f"`constexpr int` of the source, got {attributes.strip()}")
+    if not 1 <= int(number) <= LARGEST_CLUSTER:
+        raise KernelError(f"kernel {kernel}: expected a cluster of 1 to {LARGEST_CLUSTER} blocks, "
+                          f"got {number}")
+    return int(number)
+
+
+def check_clusters(kernel, blocks, size, profile):
+    """Raise KernelError where a device cannot launch `blocks` blocks in clusters of `size`."""
+    if size == 1:
+        return
+    if profile.compute_capability < (9, 0):
+        raise KernelError(f"kernel {kernel}: clusters of {size} blocks need compute capability "
+                          f"9.0, {profile.name} has "
+                          "{}.{}".format(*profile.compute_capability))
+    if blocks % size:
+        raise KernelError(f"kernel {kernel}: expected a multiple of {size} blocks, those of its "
+                          f"clusters, got {blocks}")
+    if profile.max_blocks < size:
+        raise KernelError(f"kernel {kernel}: clusters of {size} blocks are more than the largest "
+                          f"grid, {profile.max_blocks}")
 
 
 class Kernels:
@@ -140,19 +183,22 @@ class Kernels:
         self._compiled = {}
 
     def launch(self, specialisation, name, blocks, threads, *arguments, shared_bytes=0):
-        """Launch kernel `name` with `blocks` blocks (cut to the device's largest grid; kernels
-        loop over the rest) of `threads` threads, and `shared_bytes` of `extern __shared__` memory
-        for each block. Nothing is launched for 0 blocks."""
+        """Launch kernel `name` with `blocks` blocks (cut to whole clusters within the device's
+        largest grid; kernels loop over the rest) of `threads` threads, and `shared_bytes` of
+        `extern __shared__` memory for each block. Nothing is launched for 0 blocks."""
         if blocks == 0:
             return
-        launcher, parameters = self._kernel(specialisation, name)
+        launcher, parameters, cluster = self._kernel(specialisation, name)
         if len(arguments) != len(parameters):
             raise KernelError(f"kernel {name}: expected {len(parameters)} arguments "
                               f"({', '.join(p.name for p in parameters)}), got {len(arguments)}")
         checked = tuple(self._checked(value, parameter, name)
                         for value, parameter in zip(arguments, parameters, strict=True))
         dynamic = {"shared_bytes": shared_bytes} if shared_bytes else {}
-        launcher(min(blocks, self._runtime.profile.max_blocks), threads, checked, **dynamic)
+        profile = self._runtime.profile
+        check_clusters(name, blocks, cluster, profile)
+        largest = profile.max_blocks // cluster * cluster
+        launcher(min(blocks, largest), threads, checked, **dynamic)
 
     def prepare(self, specialisation):
         """Compile a specialisation and load its kernels, so that launches do neither."""
@@ -160,8 +206,10 @@ class Kernels:
             source = specialisation.source()
             function = self._runtime.compile(source, str(specialisation))
             parameters = kernel_parameters(source, specialisation.dtype)
-            self._compiled[specialisation] = {kernel: (function(kernel), parameters[kernel])
-                                              for kernel in parameters}
+            clusters = cluster_sizes(source)
+            self._compiled[specialisation] = {
+                kernel: (function(kernel), parameters[kernel], clusters[kernel])
+                for kernel in parameters}
 
     def prepare_all(self, specialisations):
         """`prepare` several at once, in threads: the compiler releases Python's lock."""

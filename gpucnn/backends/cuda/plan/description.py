@@ -5,16 +5,20 @@
 
 import numpy as np
 
+from gpucnn.backends.cuda.plan import tensor_description
+
 _OPS = {"conv2d": "Conv2dLayer", "subsample2d": "Subsample2dLayer", "max_pool2d": "MaxPool2dLayer",
         "matrix": "MatrixLayer"}
 _LOSSES = {"mse": "MseLoss", "cross_entropy": "CrossEntropyLoss"}
+PHASES = ("forward", "grad_input", "grad_parameters")
 REAL_TYPES = {"float32": "float", "float64": "double"}
 
 
-def constants(group):
-    """The text of constants.h: sizes that the kernels' common code is made for."""
-    values = {"THREADS": group.threads, "SAMPLES": group.samples, "BATCH": group.batch_size,
-              "MEMORY": group.memory}
+def constants(group, blocks=1):
+    """The text of constants.h: sizes that the kernels' common code is made for, among them the
+    `blocks` of a cluster."""
+    values = {"THREADS": group.threads, "BLOCKS": blocks, "SAMPLES": group.samples,
+              "BATCH": group.batch_size, "MEMORY": group.memory}
     flags = {"FIRST": group.chain.first, "LAST": group.chain.last}
     return "\n".join([
         f"using real = {REAL_TYPES[group.dtype]};",
@@ -24,6 +28,15 @@ def constants(group):
 
 def network(group):
     """The text of network.h: the group's maps and layers."""
+    names = ", ".join(f"Layer{number}" for number in range(len(group.layers)))
+    return layers(group, f"Chain<{names}>")
+
+
+def layers(group, row, members=None):
+    """The text of network.h with the layers in `row`, a C++ type.
+
+    members: a function of a `PlannedLayer` that gives more of its struct's members, by name.
+    """
     chain = group.chain
     lines = []
     for number, maps in enumerate(group.maps):
@@ -32,10 +45,9 @@ def network(group):
         lines.append(f"using Gradient{number} = "
                      + (f"Maps{number};" if gradient is maps else f"{_maps(gradient)};"))
     for number, planned in enumerate(group.layers):
-        lines += ["", *_layer(number, planned)]
-    names = ", ".join(f"Layer{number}" for number in range(len(group.layers)))
+        lines += ["", *_layer(number, planned, members(planned) if members else {})]
     last = len(group.maps) - 1
-    lines += ["", f"using Layers = Chain<{names}>;", "using InputMaps = Maps0;",
+    lines += ["", f"using Layers = {row};", "using InputMaps = Maps0;",
               "using InputGradientMaps = Gradient0;", f"using OutputMaps = Maps{last};",
               f"using OutputSquash = {_struct(chain.last_activation)};",
               f"using LossKind = {_LOSSES[group.loss.op]};  // only a last group has one",
@@ -48,22 +60,24 @@ def _maps(maps):
             f"{maps.map_stride}, {maps.sample_stride}>")
 
 
-def _layer(number, planned):
+def _layer(number, planned, more):
     link = planned.link
     tables = _tables(number, link) if link.kind == "conv2d" else ([], [])
+    products = tensor_description.structs(number, planned)
     source, target = f"Maps{number}", f"Maps{number + 1}"
     members = {
         "NEEDS_GRAD_INPUT": link.needs_grad_input,
         "WEIGHT": link.weight.offset if link.weight else -1,
         "WEIGHT_SIZE": link.weight.size if link.weight else 0,
         "BIAS": link.bias.offset if link.bias else -1,
-        "SHARED_WEIGHT": planned.shared_weight,
+        "SHARED_WEIGHT": planned.shared_weight, "SHARED_BIAS": planned.shared_bias,
+        **{f"SPREAD_{phase.upper()}": phase in planned.spread for phase in PHASES},
         "PARTIALS": planned.partials, "PARTIAL_SIZE": planned.partial_size,
-        **_kind_members(planned)}
+        **_kind_members(planned), **tensor_description.members(planned), **more}
     return [
-        *tables[0],
+        *tables[0], *products[0],
         f"// {_words(link)}", f"struct Layer{number} {{",
-        f"    using Op = {_OPS[link.kind]};",
+        f"    using Op = {'Tensor' if planned.tensor else ''}{_OPS[link.kind]};",
         f"    using Input = {_view(planned.input, source)};",
         f"    using Output = {target};",
         f"    using InputGradient = {_view(planned.input_gradient, f'Gradient{number}')};",
@@ -72,7 +86,7 @@ def _layer(number, planned):
         f"    using Before = {_struct(link.before)};",
         *(f"    static constexpr {_type(value)} {name} = {str(value).lower()};"
           for name, value in members.items()),
-        *tables[1], "};"]
+        *tables[1], *products[1], "};"]
 
 
 def _type(value):
@@ -98,7 +112,7 @@ def _kind_members(planned):
                 **_tile("FORWARD", planned.forward_tile), **_tile("INPUT", planned.input_tile),
                 **_tile("WEIGHT", planned.weight_tile), "TAP_ROWS": planned.weight_tile.tap_rows,
                 "TAP_COLUMNS": planned.weight_tile.tap_columns,
-                "SLICES": planned.weight_tile.slices, "PARTS": planned.weight_tile.parts}
+                "SLICES": planned.weight_tile.slices, "PARTS": planned.parts}
     if link.kind == "matrix":
         return {"OUTPUTS": planned.outputs_at_once, "VECTOR": planned.vector,
                 "SAVED_INPUT": planned.saved_input, "SAVED_GRADIENT": planned.saved_gradient}

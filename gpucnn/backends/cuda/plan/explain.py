@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.cuda.plan import tensor_cores
 from gpucnn.backends.cuda.plan.figures import (
     group_bytes,
     group_multiply_adds,
@@ -107,7 +108,7 @@ def _fused(step, planned, direction):
     if direction == "backward":
         words += [step.program.loss.op] if chain.last else []
         words += [f"{name}'" for name in reversed(names)]
-    return " ".join(words)
+    return " ".join(words) + tensor_cores.described(planned.layers, direction)
 
 
 # -- times -----------------------------------------------------------------------------------------
@@ -170,10 +171,10 @@ def _table(step, device, rows, profile):
     table = [[*head, "what"]]
     for row in rows:
         cells = [row.name, row.launch, _or_dash(row.registers), _kilobytes(row.shared_bytes),
-                 f"{row.multiply_adds:,}", _bytes(row.bytes)]
+                 f"{row.multiply_adds:,}", bytes_text(row.bytes)]
         if profile:
-            cells += [_microseconds(row.work.seconds() if row.work else None),
-                      _microseconds(limit_seconds(device, row.multiply_adds, row.bytes))]
+            cells += [microseconds_text(row.work.seconds() if row.work else None),
+                      microseconds_text(limit_seconds(device, row.multiply_adds, row.bytes))]
         table.append([*cells, row.what])
     widths = [max(len(row[column]) for row in table) for column in range(len(head))]
     return ["  ".join([*(f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
@@ -189,9 +190,11 @@ def _kilobytes(count):
     return "-" if count is None else f"{count / 1024:.1f} KB"
 
 
-def _bytes(count):
+def bytes_text(count):
+    """A number of bytes, for people."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} KB"
 
 
-def _microseconds(seconds):
+def microseconds_text(seconds):
+    """A time, for people; "-" for None."""
     return "-" if seconds is None else f"{1e6 * seconds:.1f} us"

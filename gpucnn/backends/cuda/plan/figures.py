@@ -19,6 +19,12 @@ def group_multiply_adds(planned, direction):
     return total
 
 
+def step_multiply_adds(planned):
+    """Multiply-adds of a sample's whole step: forward and all gradients."""
+    return sum((2 + layer.link.needs_grad_input) * layer.link.spec.multiply_adds
+               for layer in planned.layers)
+
+
 def group_bytes(planned, blocks, direction):
     """Bytes that a group's kernel asks of global memory for a whole batch."""
     chain, item, batch = planned.chain, np.dtype(planned.dtype).itemsize, planned.batch_size

@@ -8,16 +8,17 @@ from math import prod
 import numpy as np
 
 from gpucnn.backends.cuda.launch import blocks_for
-from gpucnn.backends.cuda.plan import description, tiles
+from gpucnn.backends.cuda.plan import description, tensor_cores, tiles
 from gpucnn.backends.cuda.plan.chain import Chain, Link
 from gpucnn.backends.cuda.plan.layout import ALIGNMENT, Maps, placed, smallest_size, stacked
 from gpucnn.backends.cuda.plan.sources import PlanSource
+from gpucnn.backends.cuda.plan.tensor_cores import TensorLayer
 from gpucnn.backends.cuda.plan.tiles import Block, Convolution, Cycles, Tile, WeightTile
 
 RESERVED_BYTES = 2048  # of a block's shared memory: what kernels declare statically, the system's
-THREADS = (128, 256, 512)
-SAMPLES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-LARGEST_SUMS = 48      # of a matrix link, in a thread's registers
+THREADS = (128, 256, 384)  # with 512, 128 registers are a few too little
+SAMPLES = (1, 2, 3, 4, 5, 6, 8)
+MOST_OUTPUTS = 8       # of a matrix link, that a warp computes at a time
 PROLOGUE = 1500        # cycles: a block starts, clears its memory and loads its weights
 GLOBAL_LATENCY = 700   # cycles until what is read from global memory is there, and used
 L2_BYTES = 40          # that a multiprocessor gets from L2 in a cycle
@@ -27,25 +28,31 @@ SPREADS = tuple(product(range(4), range(0, 32, 8)))  # of rows and samples, see 
 @dataclass(frozen=True)
 class PlannedLayer:
     """A link and how the kernels compute it. Places are in elements, -1 for none: `shared_weight`
-    in shared memory; `partials`, `saved_input` and `saved_gradient` in the plan's arrays of these
-    names. `input` and `input_gradient` are set where the link sees a boundary as a vector."""
+    and `shared_bias` in shared memory; `partials`, `saved_input` and `saved_gradient` in the plan's
+    arrays of these names. `input` and `input_gradient` are set where the link sees a boundary as a
+    vector. `spread` names the phases that a cluster's blocks divide among themselves."""
 
     link: Link
     input: Maps | None = None
     input_gradient: Maps | None = None
     shared_weight: int = -1
+    shared_bias: int = -1
     forward_tile: Tile | None = None
     input_tile: Tile | None = None
     weight_tile: WeightTile | None = None
     outputs_at_once: int = 0
     vector: int = 1
+    tensor: TensorLayer | None = None
     partials: int = -1
     saved_input: int = -1
     saved_gradient: int = -1
+    spread: frozenset = frozenset()
 
     @property
     def parts(self):
         """How many rows of partial sums a block has."""
+        if self.tensor and self.tensor.grad_weight:
+            return self.tensor.grad_weight.parts
         return self.weight_tile.parts if self.weight_tile else 1
 
     @property
@@ -58,8 +65,9 @@ class PlannedLayer:
 
 @dataclass(frozen=True)
 class PlannedGroup:
-    """A group with everything that its kernels are specialised for. `memory` is in elements;
-    `cycles` estimates one pass of a block over its samples, forward and backward."""
+    """A group with everything that its kernels are specialised for. `memory` is in elements, the
+    maps `maps_end` of them; `cycles` estimates one pass of a block over its samples, forward and
+    backward."""
 
     chain: Chain
     dtype: str
@@ -72,6 +80,7 @@ class PlannedGroup:
     layers: tuple[PlannedLayer, ...]
     memory: int
     cycles: Cycles
+    maps_end: int
 
     @property
     def shared_bytes(self):
@@ -113,8 +122,11 @@ class PlannedGroup:
 
 
 def registers(profile, threads):
-    """How many registers a thread may have."""
-    return min(255, profile.registers_of_multiprocessor // threads // 8 * 8)
+    """How many registers a thread may have: a multiprocessor has four files of them, whose warps
+    take turns with eight registers a thread as the unit."""
+    warps = blocks_for(threads, tiles.SCHEDULERS * tiles.WARP)
+    file = profile.registers_of_multiprocessor // tiles.SCHEDULERS
+    return min(255, file // (warps * tiles.WARP) // 8 * 8)
 
 
 def fits(chain, dtype, profile):
@@ -134,28 +146,30 @@ def plan_group(chain, program, profile):
     """The `PlannedGroup` of a chain that `fits`, with the samples and threads that are estimated to
     be quickest for the program's batch."""
     most = blocks_for(program.batch_size, profile.multiprocessors)
+    cores = tensor_cores.tensor_cores(profile, program)
     best = None
     for samples, threads in product(SAMPLES, THREADS):
         if samples > 1 and samples > most:
             continue
-        planned = _planned(chain, program, profile, samples, threads)
+        planned = planned_with(chain, program, profile, samples, threads, cores=cores)
         if planned is None:
             continue
         cycles = planned.step_cycles(profile)
         if best is None or cycles < best[0]:
             best = cycles, planned
-    return _spread_out(best[1], program, profile)
+    planned = best[1]
+    return spread_out(chain, lambda spreads: planned_with(
+        chain, program, profile, planned.samples, planned.threads, spreads, cores=cores))
 
 
-def _spread_out(planned, program, profile):
-    """The same group with rows and samples moved apart where that saves cycles and fits."""
-    spreads = [(0, 0)] * len(planned.maps)
-
-    def attempt(spreads):
-        return _planned(planned.chain, program, profile, planned.samples, planned.threads, spreads)
-
+def spread_out(chain, attempt):
+    """The group with rows and samples moved apart where that saves cycles and fits: the best of
+    what `attempt(spreads)` gives, a spread of `layout.placed` for each boundary, or None."""
+    spreads = [(0, 0)] * len(chain.boundaries)
     best = attempt(spreads)
-    for number in _read_by_convolutions(planned.chain):
+    if best is None:
+        return None
+    for number in _read_by_convolutions(chain):
         for spread in SPREADS:
             tried = [*spreads[:number], spread, *spreads[number + 1:]]
             other = attempt(tried)
@@ -171,11 +185,15 @@ def _read_by_convolutions(chain):
     return [number for number in sorted(around) if not chain.boundaries[number].compact]
 
 
-def _planned(chain, program, profile, samples, threads, spreads=None):
+def planned_with(chain, program, profile, samples, threads, spreads=None, reserved=4, cores=None,
+                 most_parts=tiles.MOST_PARTS):
     """The group for so many samples and threads, or None if that does not fit. Without `spreads`
-    nothing is moved apart, and lanes that meet in a bank are not counted."""
+    nothing is moved apart, and lanes that meet in a bank are not counted. reserved: registers of a
+    thread that the layers must leave alone; cores: the `TensorCores` that they may use; most_parts:
+    see `tiles.Block`."""
     itemsize = np.dtype(program.dtype).itemsize
-    block = Block(threads, samples, itemsize, registers(profile, threads))
+    block = Block(threads, samples, itemsize, registers(profile, threads) - reserved,
+                  most_parts=most_parts)
     places = [placed(boundary, *(() if spreads is None else (spreads[number],)))
               for number, boundary in enumerate(chain.boundaries)]
     apart = _apart(chain)
@@ -186,13 +204,14 @@ def _planned(chain, program, profile, samples, threads, spreads=None):
     maps, others = stack[:len(places)], dict(zip(apart, stack[len(places):], strict=True))
     gradient_maps = [others.get(number, place) for number, place in enumerate(maps)]
     shared, memory = _shared_weights(chain, end, limit)
-    layers = tuple(_planned_layer(block, link, maps, gradient_maps, number, shared.get(number, -1),
-                                  chain.boundaries[number], spreads is not None)
+    layers = tuple(_planned_layer(block, cores, link, maps, gradient_maps, number,
+                                  shared.get(number, -1), chain.boundaries[number],
+                                  spreads is not None)
                    for number, link in enumerate(chain.links))
     cycles = sum((_layer_cycles(block, layer, maps, number)
                   for number, layer in enumerate(layers)), _io_cycles(block, chain))
     return PlannedGroup(chain, program.dtype, program.loss, program.batch_size, samples, threads,
-                        tuple(maps), tuple(gradient_maps), layers, memory, cycles)
+                        tuple(maps), tuple(gradient_maps), layers, memory, cycles, end)
 
 
 def _apart(chain):
@@ -214,7 +233,7 @@ def _shared_weights(chain, start, limit):
     return found, min(start, limit)
 
 
-def _planned_layer(block, link, maps, gradient_maps, number, shared_weight, boundary,
+def _planned_layer(block, cores, link, maps, gradient_maps, number, shared_weight, boundary,
                    colliding):
     layer = PlannedLayer(link, shared_weight=shared_weight)
     if link.input_shape != boundary.shape:
@@ -225,17 +244,29 @@ def _planned_layer(block, link, maps, gradient_maps, number, shared_weight, boun
         here, output, gradient = (replace(place, offset=0) for place in (
             maps[number], maps[number + 1], gradient_maps[number + 1]))
         return replace(
-            layer, forward_tile=tiles.forward_tile(block, convolution, here, output, colliding),
+            layer, tensor=tensor_cores.of_convolution(block, cores, link),
+            forward_tile=tiles.forward_tile(block, convolution, here, output, colliding),
             input_tile=tiles.input_tile(block, convolution, here, gradient, colliding),
             weight_tile=tiles.weight_tile(block, convolution, here, gradient, colliding))
     if link.kind == "matrix":
         inputs, outputs = link.features
-        warps = block.threads // tiles.WARP
-        at_once = max(1, min(8, -(-outputs // warps), LARGEST_SUMS // block.samples))
         vector = next(size for size in (16 // block.itemsize, 2, 1)
                       if inputs % size == 0 and link.weight.offset % size == 0)
-        return replace(layer, outputs_at_once=at_once, vector=vector)
+        at_once = min(MOST_OUTPUTS, blocks_for(outputs, block.threads // tiles.WARP))
+        while at_once > 1 and not block.holds(_matrix_values(at_once, block.samples, vector)):
+            at_once -= 1
+        return replace(
+            layer, outputs_at_once=at_once, vector=vector,
+            tensor=tensor_cores.of_matrix(block, cores, link, _matrix_cycles(block, link)))
     return layer
+
+
+def _matrix_values(outputs, samples, vector):
+    """What a lane holds of a matrix product: sums, padded as LaneSums does, weights and inputs, and
+    addresses of weights, which take two registers each."""
+    sums = blocks_for(outputs * samples, tiles.WARP) * tiles.WARP
+    return (sums if outputs * samples > tiles.WARP // 2 else outputs * samples) + (
+        outputs + samples) * vector + 2 * outputs
 
 
 def _io_cycles(block, chain):
@@ -250,18 +281,26 @@ def _io_cycles(block, chain):
 def _layer_cycles(block, layer, maps, number):
     """Estimated cycles of a layer's phases, forward and backward."""
     link = layer.link
+    tensor = layer.tensor or TensorLayer()
     if link.kind == "conv2d":
-        cycles = layer.forward_tile.cycles + layer.weight_tile.cycles
-        return cycles + layer.input_tile.cycles if link.needs_grad_input else cycles
+        phases = [tensor.forward or layer.forward_tile, tensor.grad_weight or layer.weight_tile]
+        phases += [tensor.grad_input or layer.input_tile] if link.needs_grad_input else []
+        return sum((phase.cycles for phase in phases), Cycles(0, 0))
     if link.kind == "matrix":
-        weights = link.weight.size
-        busy = max(weights * block.itemsize / L2_BYTES,
-                   weights * block.samples / (tiles.SCHEDULERS * tiles.WARP))
-        cycles = Cycles(busy, busy + GLOBAL_LATENCY)
-        return cycles + cycles if link.needs_grad_input else cycles
+        phases = [tensor.forward] + ([tensor.grad_input] if link.needs_grad_input else [])
+        return sum((phase.cycles if phase else _matrix_cycles(block, link) for phase in phases),
+                   Cycles(0, 0))
     window = prod(link.pool_size)
     outputs = tiles.phase(block, block.samples * maps[number + 1].size, window, window,
                           beside=tiles.ELEMENT)
     inputs = tiles.phase(block, block.samples * maps[number].size, 6, 2,
                          beside=tiles.ELEMENT / window)
     return outputs + outputs + inputs
+
+
+def _matrix_cycles(block, link):
+    """Estimated cycles of a matrix layer, forward or for the gradient by its input."""
+    weights = link.weight.size
+    busy = max(weights * block.itemsize / L2_BYTES,
+               weights * block.samples / (tiles.SCHEDULERS * tiles.WARP))
+    return Cycles(busy, busy + GLOBAL_LATENCY)

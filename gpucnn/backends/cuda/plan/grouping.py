@@ -20,7 +20,7 @@ BYTES = 2e12          # that a device is thought to move in a second
 def partition(program, profile):
     """The parts of a step in order: a pair (begin, end) for a group of `program.layers[begin:end]`,
     a number for a layer by itself. Of all ways that fit, the one that is estimated to be
-    quickest."""
+    quickest; None if no block has room for an image."""
     n = len(program.layers)
     groups, alone = {}, {}  # how many layers are done -> (seconds, parts), by what the last part is
     for done in range(n + 1):
@@ -32,7 +32,7 @@ def partition(program, profile):
                 before = [(0.0, ())] if begin == 0 else [alone.get(begin)]
                 before += [groups.get(begin)] if 0 < begin < done else []
                 _keep(groups, done, before, _group_seconds(program, begin, done), (begin, done))
-    return groups[n][1]
+    return groups[n][1] if n in groups else None
 
 
 def chain_for(program, begin, end):

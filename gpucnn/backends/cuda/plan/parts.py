@@ -100,9 +100,9 @@ class LayerPart:
         self.layer = layer
         self._backend = backend
         self._workspace = Workspace(backend)
-        self._forward, self._backward = getattr(self, f"_{layer.op}")(dtype)
         self._values = {slot.name: _view(parameters, slot) for slot in layer.parameters}
         self._gradients = {slot.name: _view(gradients, slot) for slot in layer.parameters}
+        self._forward, self._backward = getattr(self, f"_{layer.op}")(dtype)
 
     def forward(self, batch, x, out):
         """Fill `out` from x, the output of the part before."""
@@ -123,9 +123,16 @@ class LayerPart:
     def _options(self, *names):
         return {name: self.layer.options[name] for name in names} | {"workspace": self._workspace}
 
+    def _gradient(self, name, maps, dtype):
+        """Where the gradient by a parameter of each map goes; nobody reads it if the layer has no
+        such parameter."""
+        found = self._gradients.get(name)
+        return self._backend.empty((maps,), dtype) if found is None else found
+
     def _conv2d(self, dtype):
         options = self._options("stride", "padding", "activation")
         table = self.layer.connections
+        grad_bias = self._gradient("bias", table.out_maps, dtype)
 
         def forward(x, out):
             self._backend.conv2d(x, self._values["weight"], self._values.get("bias"), table,
@@ -135,13 +142,15 @@ class LayerPart:
             self._backend.conv2d_backward(
                 grad_output, output, x, self._values["weight"], table,
                 needs_grad_input=grad_input is not None,
-                out=(grad_input, self._gradients["weight"], self._gradients.get("bias")), **options)
+                out=(grad_input, self._gradients["weight"], grad_bias), **options)
 
         return forward, backward
 
     def _subsample2d(self, dtype):
         options = self._options("pool_size", "stride", "activation")
         height, width = self.layer.options["pool_size"]
+        grads = [self._gradient(name, self.layer.input_shape[0], dtype)
+                 for name in ("coefficient", "bias")]
         fixed = (None if self.layer.parameters else self._backend.from_host(
             np.full(self.layer.input_shape[0], 1 / (height * width), dtype)))
 
@@ -155,8 +164,7 @@ class LayerPart:
         def backward(x, output, grad_output, grad_input):
             self._backend.subsample2d_backward(
                 grad_output, output, x, coefficient(), needs_grad_input=grad_input is not None,
-                out=(grad_input, self._gradients.get("coefficient"), self._gradients.get("bias")),
-                **options)
+                out=(grad_input, *grads), **options)
 
         return forward, backward
 

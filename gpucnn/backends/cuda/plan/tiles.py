@@ -20,10 +20,12 @@ BARRIER = 60         # cycles: a barrier and the loop around the phase
 ITEM = 40            # instructions of a tile beside its multiply-adds and loads: addresses, ends
 ELEMENT = 20         # the same of a single element
 LATENCY = 2.5        # cycles from one instruction of a thread to its next, with few others to run
-BASE_REGISTERS = 40  # of a thread beside its tile
+BASE_REGISTERS = 36  # of a thread beside its tile
 LARGEST_IN_REGISTERS = 36  # taps, as in conv2d.cuh
+GUARDS = 18          # registers of grad_input for what it asks about each row and column
 TALLEST, WIDEST = 4, 16    # sides of a tile
-SUMS_APART = 16      # registers of what the sums over lanes exchange
+SUMS_APART = 8       # registers of what the sums over lanes exchange
+MOST_PARTS = 4       # of a sum of gradients
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Cycles:
 
     def __add__(self, other):
         return Cycles(self.busy + other.busy, self.total + other.total)
+
+    def __sub__(self, other):
+        return Cycles(self.busy - other.busy, self.total - other.total)
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,21 @@ class WeightTile:
 
 @dataclass(frozen=True)
 class Block:
-    """A block's threads, the registers that each may have, and its samples."""
+    """A block's threads, its samples, and the registers that a thread may have. `blocks` of them in
+    a cluster may divide a phase. A sum of gradients is cut into at most `most_parts` parts, each of
+    which takes memory of its own."""
 
     threads: int
     samples: int
     itemsize: int
     registers: int
+    blocks: int = 1
+    most_parts: int = MOST_PARTS
+
+    @property
+    def parts(self):
+        """Into how many parts a sum of gradients may be cut."""
+        return [parts for parts in (1, 2, 4) if parts <= self.most_parts]
 
     def holds(self, values):
         """Whether a thread has registers for so many values beside all else."""
@@ -79,8 +93,8 @@ def phase(block, items, multiply_adds, loads, conflicts=1.0, beside=ITEM):
     """Estimated `Cycles` of `items` work items, each of so many multiply-adds and loads, with
     `beside` other instructions."""
     instructions = multiply_adds + loads + beside
-    warps = -(-items // WARP)
-    waves = -(-items // block.threads)
+    warps = -(-items // WARP) / block.blocks
+    waves = -(-items // (block.threads * block.blocks))
     busy = max(warps * instructions / SCHEDULERS, warps * loads * conflicts)
     return Cycles(busy, BARRIER + max(busy, waves * instructions * LATENCY))
 
@@ -147,7 +161,7 @@ def input_tile(block, convolution, input_maps, gradient_maps, colliding):
         whole = columns == input_maps.width and convolution.in_registers
         width = columns + kernel_width - 1
         window = rows + kernel_height - 1, min(gradient_maps.width, width) if whole else width
-        if not block.holds(convolution.held(rows * columns, width)) and rows * columns > 1:
+        if not block.holds(convolution.held(rows * columns, width) + GUARDS) and rows * columns > 1:
             return None
         loads = connections * convolution.reads(window[0] * window[1], rows * columns)
         conflicts = colliding and tile_conflicts(
@@ -179,7 +193,7 @@ def weight_tile(block, convolution, input_maps, gradient_maps, colliding):
         reads = (steps[0] - convolution.stride[0] + tap_rows) * width + rows * columns
         conflicts = colliding and tile_conflicts(input_maps, (down, across), steps, block.samples)
         best = None
-        for slices, parts in product((1, 2, 4, 8, 16, 32), (1, 2, 4)):
+        for slices, parts in product((1, 2, 4, 8, 16, 32), block.parts):
             teams = convolution.n_connections * tap_blocks * parts
             turns = -(-block.samples * down * across // (slices * parts))
             cycles = phase(block, teams * slices, turns * taps * rows * columns,

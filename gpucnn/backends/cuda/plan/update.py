@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.cuda.plan.optimizer_op import ask, op_of
 from gpucnn.backends.cuda.plan.shares import STEP, TILE_IN, WHOLE_TILE, plan_shares, tiles
 from gpucnn.backends.cuda.plan.sources import PlanSource
 from gpucnn.errors import ArgumentError
@@ -125,7 +126,7 @@ class Update:
         self._matrices = sorted((each for each in sections if isinstance(each, Matrix)),
                                 key=lambda matrix: -matrix.size)
         self._optimizer = optimizer
-        self._op = _ask(optimizer, None, None, optimizer.state(_Asked(), 0, self._dtype))
+        self._op = op_of(optimizer, self._dtype)
         self._batch_size = batch_size
         self._shares = plan_shares(
             self._shapes, batch_size, self._dtype.itemsize, self._tensor_cores,
@@ -154,7 +155,7 @@ class Update:
         becomes the mean; totals: (3,) float64, are added to (these three None without `totals`);
         samples: the size of this batch.
         """
-        kernels, op = self._backend.kernels, _ask(self._optimizer, parameters, gradients, state)
+        kernels, op = self._backend.kernels, ask(self._optimizer, parameters, gradients, state)
         if self._partials is not None:
             kernels.launch(self._partials, "matrix_partials", self._partials_blocks(),
                            SHARE_THREADS, saved, self._share_rows, samples)
@@ -262,31 +263,6 @@ class Update:
                    ("network.h", header))
         digest = hashlib.sha256(header.encode()).hexdigest()[:8]
         return PlanSource(file, self._dtype, headers, f"{file} ({self._dtype.name}, {digest})")
-
-
-class _Asked:
-    """Stands in for a backend to learn which op an optimiser calls, on what state and with what
-    constants, as update.cu takes them."""
-
-    def sgd_step(self, parameters, gradients, velocity, scalars, *, momentum, nesterov,
-                 weight_decay):
-        self.struct, self.state = "Sgd", (velocity, None)
-        self.names = ("velocity" if momentum else None,)
-        self.constants = (momentum, float(nesterov), weight_decay)
-
-    def adam_step(self, parameters, gradients, mean, square, scalars, *, beta1, beta2, epsilon,
-                  weight_decay):
-        self.struct, self.state, self.names = "Adam", (mean, square), ("mean", "square")
-        self.constants = (beta1, beta2, 1 - beta1, 1 - beta2, epsilon, weight_decay)
-
-    def zeros(self, shape, dtype):
-        """For the optimiser's state, before there is any."""
-
-
-def _ask(optimizer, parameters, gradients, state):
-    asked = _Asked()
-    optimizer.update(asked, parameters, gradients, state, None)
-    return asked
 
 
 def _width(size):
