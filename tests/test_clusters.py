@@ -7,39 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from gpucnn.backends.cuda.kernels import Kernels, pasted_source
+from gpucnn.backends.cuda.kernels import Kernels
+from gpucnn.backends.cuda.runtime import CupyRuntime
 from gpucnn.errors import KernelError
+from tests.cuda_on_cpu.planted_clusters import FAULTS, RACES, cluster_source, run_clusters
 from tests.cuda_on_cpu.profiles import PROFILES
 from tests.cuda_on_cpu.runtime import HostRuntime, KernelFault
 from tests.cuda_on_cpu.sanitized import run_sanitized
+from tests.fake_cupy import FakeCupy
 from tests.nvrtc import compile_for, ptx_for
 
 ORDERS = ("forward", "reverse", 1, 2)
 H100 = PROFILES["sm_90"]
-
-
-def source(body, blocks=4, *, parameters="const float *x, float *y", bounds=1024):
-    """A kernel `planted` in clusters of `blocks`, whose `body` begins at line 1 of planted.cu. `i`
-    is the thread's number in the grid, `t` that in its block, `rank` the block's in its cluster."""
-    kernel = ('#include "cluster.cuh"\n#include "constants.h"\n'
-              f'extern "C" __global__ void CLUSTER_OF(BLOCKS) __launch_bounds__({bounds}, 1)\n'
-              f"planted({parameters}) {{\n"
-              "const int i = blockIdx.x * blockDim.x + threadIdx.x, t = threadIdx.x;\n"
-              f'const int rank = cluster_rank();\n#line 1 "planted.cu"\n{body}\n'
-              "(void)i, (void)t, (void)rank;\n}\n")
-    return pasted_source("kernel.cu", {"kernel.cu": kernel,
-                                       "constants.h": f"constexpr int BLOCKS = {blocks};\n"})
-
-
-def run(body, *, blocks=4, clusters=2, threads=64, shared_bytes=None, profile=H100, **options):
-    """y after a launch with x = 0, 1, 2, ...; both have an element for each thread of the grid."""
-    runtime = HostRuntime(profile=profile, **options)
-    launcher = runtime.compile(source(body, blocks), "planted")("planted")
-    size = clusters * blocks * threads
-    x, y = runtime.upload(np.arange(size, dtype=np.float32)), runtime.empty(size, np.float32)
-    launcher(clusters * blocks, threads, (x, y),
-             4 * threads if shared_bytes is None else shared_bytes)
-    return runtime.download(y)
 
 
 # -- right kernels run right -----------------------------------------------------------------------
@@ -74,13 +53,13 @@ def after_ring(clusters, blocks, threads):
 @pytest.mark.parametrize(("clusters", "blocks", "threads"),
                          [(3, 1, 40), (1, 2, 64), (2, 3, 33), (2, 8, 32)])
 def test_blocks_write_into_each_others_memory_in_every_order(clusters, blocks, threads, order):
-    got = run(RING, clusters=clusters, blocks=blocks, threads=threads, order=order)
+    got = run_clusters(RING, clusters=clusters, blocks=blocks, threads=threads, order=order)
     np.testing.assert_array_equal(got, after_ring(clusters, blocks, threads))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_race_detector_is_silent_where_barriers_are_right(order):
-    got = run(RING, blocks=3, threads=40, order=order, sanitizer="thread")
+    got = run_clusters(RING, blocks=3, threads=40, order=order, sanitizer="thread")
     np.testing.assert_array_equal(got, after_ring(2, 3, 40))
 
 
@@ -91,12 +70,12 @@ def test_a_cluster_barrier_is_a_blocks_barrier_too(order):
         cluster_barrier();
         y[i] = tile[63 - t];"""
     wanted = np.arange(512).reshape(8, 64)[:, ::-1].reshape(-1)
-    np.testing.assert_array_equal(run(body, order=order, sanitizer="thread"), wanted)
+    np.testing.assert_array_equal(run_clusters(body, order=order, sanitizer="thread"), wanted)
 
 
 @pytest.mark.parametrize("threads", [512, 1024])
 def test_the_largest_clusters_run(threads):
-    got = run(RING, clusters=1, blocks=8, threads=threads, order=3)
+    got = run_clusters(RING, clusters=1, blocks=8, threads=threads, order=3)
     np.testing.assert_array_equal(got, after_ring(1, 8, threads))
 
 
@@ -111,7 +90,7 @@ def test_each_block_has_barriers_and_warps_and_memory_of_its_own():
         y[i] = sum + 10000.0f * __syncthreads_count(t < rank)
                + 1000000.0f * __shfl_xor_sync(~0u, rank, 1);"""
     for order in ORDERS:
-        got = run(body, clusters=1, order=order, sanitizer="thread").reshape(4, 64)
+        got = run_clusters(body, clusters=1, order=order, sanitizer="thread").reshape(4, 64)
         for rank in range(4):
             wanted = (rank + 1) * (64 * 63 // 2 + 64 * rank) + 10000 * rank + 1000000 * rank
             np.testing.assert_array_equal(got[rank], wanted)
@@ -120,7 +99,7 @@ def test_each_block_has_barriers_and_warps_and_memory_of_its_own():
 def turns(order):
     """The blocks of a cluster of 3 in the order in which their threads come to run."""
     body = "float *turn = const_cast<float *>(x); y[int(atomicAdd(turn, 1.0f))] = rank;"
-    return run(body, blocks=3, clusters=1, threads=32, order=order)
+    return run_clusters(body, blocks=3, clusters=1, threads=32, order=order)
 
 
 def test_an_order_is_that_of_all_threads_of_a_cluster():
@@ -130,126 +109,6 @@ def test_an_order_is_that_of_all_threads_of_a_cluster():
 
 
 # -- planted faults are found ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A body in which `HERE` stands for a `wrong` or a `right` line. `symptom` is a part of the
-    report, which names the line of the fault, `line` if it is not HERE's."""
-
-    body: str
-    wrong: str
-    right: str
-    symptom: str = "data race"
-    line: str | None = None
-    clusters: int = 1
-    shared_bytes: int | None = None
-
-    def run(self, which, **options):
-        return run(self.body.replace("HERE", getattr(self, which)), clusters=self.clusters,
-                   shared_bytes=self.shared_bytes, **options)
-
-    @property
-    def place(self):
-        body = self.body.replace("HERE", self.wrong)
-        return f"planted.cu:{body.partition(self.line or self.wrong)[0].count(chr(10)) + 1}"
-
-
-DECLARED = ("extern __shared__ float tile[];\nconst int next = (rank + 1) % BLOCKS;\n"
-            "(void)tile, (void)next;\n")
-RACES = {
-    "a missing cluster barrier": Planted(
-        DECLARED + "cluster_barrier();\nstore_to_block(tile + t, next, x[i]);\nHERE\n"
-        "y[i] = tile[t];\ncluster_barrier();", ";", "cluster_barrier();", line="y[i] = tile"),
-    "a block's barrier in place of a cluster's": Planted(
-        DECLARED + "cluster_barrier();\nstore_to_block(tile + t, next, x[i]);\nHERE\n"
-        "y[i] = tile[t];\ncluster_barrier();", "__syncthreads();", "cluster_barrier();",
-        line="y[i] = tile"),
-    "a missing cluster barrier before reuse": Planted(
-        DECLARED + "for (int k = 0; k < 2; ++k) {\nHERE\n"
-        "store_to_block(tile + t, next, k + x[i]);\ncluster_barrier();\n"
-        "if (k == 0) y[i] = tile[t];\n}\ncluster_barrier();",
-        "if (k == 0) cluster_barrier();", "cluster_barrier();", line=""),
-    "two blocks that write to the same place": Planted(
-        DECLARED + "cluster_barrier();\nHERE\ncluster_barrier();\ny[i] = tile[t];",
-        "store_to_block(tile + t, (rank + t) % 2, x[i]);",
-        "store_to_block(tile + t, (rank + t) % BLOCKS, x[i]);"),
-    "a write of its own beside another block's": Planted(
-        DECLARED + "cluster_barrier();\nstore_to_block(tile + t, next, x[i]);\nHERE\n"
-        "cluster_barrier();\ny[i] = tile[t];", "tile[t] = 0;", "y[i] = 0;", line=""),
-    "a read of what another block of the cluster wrote to global memory": Planted(
-        "y[i] = x[i];\nHERE\nconst float sum = y[i] + y[i ^ 64];\ncluster_barrier();\ny[i] = sum;",
-        "__syncthreads();", "cluster_barrier();", line="const float sum"),
-    "a write after reads by a block and by another": Planted(
-        "const float sum = rank == 0 || t == 0 ? x[0] : 0;\n__syncthreads();\nHERE\n"
-        "if (i == 0) const_cast<float *>(x)[0] = 1;\ny[i] = sum;", ";",
-        "cluster_barrier();", line="if (i == 0)"),
-    "a read of what another cluster writes": Planted(
-        "if (i < 256) y[i] = 1;\ncluster_barrier();\nHERE", "if (i >= 256) y[i] = y[i - 256];",
-        "if (i >= 256) y[i] = x[i - 256];", symptom="of another block", clusters=2),
-}
-FAULTS = {
-    "cluster barriers in two branches": Planted(
-        "HERE\nelse\ncluster_barrier();", "if (rank == 1) cluster_barrier();",
-        "if (rank < 4) cluster_barrier();",
-        "divergent barrier: other threads of the cluster wait in cluster_barrier", line=""),
-    "a block that does not come to the cluster's barrier": Planted(
-        "if (rank != 2)\nHERE", "cluster_barrier();", "{} cluster_barrier();",
-        "divergent barrier: thread 0 of block 0 waits in cluster_barrier, but thread 0 of block 2 "
-        "has left the kernel"),
-    "a thread that does not come to the cluster's barrier": Planted(
-        "if (i != 70)\nHERE", "cluster_barrier();", "{} cluster_barrier();",
-        "thread 0 of block 0 waits in cluster_barrier, but thread 6 of block 1 has left"),
-    "a cluster's barrier that meets a block's": Planted(
-        "HERE\ncluster_barrier();", "if (rank == 3 && t >= 32) __syncthreads();",
-        "if (rank == 3) __syncthreads();", "divergent barrier: thread 32 of block 3 waits in "
-        "__syncthreads, but thread 0 of block 3 waits in cluster_barrier at planted.cu:2"),
-    "a rank too large": Planted(
-        DECLARED + "cluster_barrier();\nHERE\ncluster_barrier();",
-        "store_to_block(tile + t, rank + 1, x[i]);", "store_to_block(tile + t, next, x[i]);",
-        "store_to_block: expected a rank of 0 to 3, got 4"),
-    "a negative rank": Planted(
-        DECLARED + "cluster_barrier();\nHERE\ncluster_barrier();",
-        "store_to_block(tile + t, rank - 1, x[i]);", "store_to_block(tile + t, next, x[i]);",
-        "store_to_block: expected a rank of 0 to 3, got -1"),
-    "a write behind the other block's dynamic memory": Planted(
-        DECLARED + "cluster_barrier();\nHERE\ncluster_barrier();",
-        "store_to_block(tile + t + 1, next, x[i]);", "store_to_block(tile + t, next, x[i]);",
-        "expected a place of 4 bytes in the block's shared memory"),
-    "a write that is half behind a variable": Planted(
-        "__shared__ float pair[3];\ncluster_barrier();\nif (t == 0)\nHERE\ncluster_barrier();",
-        "store_to_block(reinterpret_cast<double *>(pair + 2), rank ^ 1, 1.0);",
-        "store_to_block(reinterpret_cast<double *>(pair), rank ^ 1, 1.0);",
-        "expected a place of 8 bytes in the block's shared memory"),
-    "a place in global memory": Planted(
-        DECLARED + "cluster_barrier();\nHERE\ncluster_barrier();",
-        "store_to_block(y + i, next, x[i]);", "store_to_block(tile + t, next, x[i]);",
-        "expected a place of 4 bytes in the block's shared memory"),
-    "a misaligned place": Planted(
-        DECLARED + "cluster_barrier();\nif (t == 0)\nHERE\ncluster_barrier();",
-        "store_to_block(reinterpret_cast<double *>(tile + 1), next, 1.0);",
-        "store_to_block(reinterpret_cast<double *>(tile + 2), next, 1.0);", "misaligned"),
-    "a write to a block that may not have begun": Planted(
-        DECLARED + "HERE\nstore_to_block(tile + t, next, x[i]);\ncluster_barrier();", ";",
-        "cluster_barrier();", "may not have begun", line="store_to_block"),
-    "a write to a block that may have ended": Planted(
-        DECLARED + "cluster_barrier();\nstore_to_block(tile + t, next, x[i]);\nHERE", ";",
-        "cluster_barrier();", "which may have ended", line="store_to_block"),
-    "a shuffle from a lane that does not take part": Planted(
-        "float sum = x[i];\nHERE\ny[i] = sum;",
-        "if (t < 16) sum += __shfl_sync(0xffff, sum, rank == 2 ? 16 : 0);",
-        "if (t < 16) sum += __shfl_sync(0xffff, sum, 15);", "of warp 0 shuffles from lane 16"),
-    "a shuffle that a lane does not reach": Planted(
-        "float sum = x[i];\nif (rank != 1 || t != 5)\nHERE\n__syncwarp();\ny[i] = sum;",
-        "sum += __shfl_xor_sync(~0u, sum, 1);", "{}", "of block 1 waits in"),
-    "too much shared memory": Planted(
-        "cluster_barrier();\nHERE", "__shared__ double big[6200]; big[t] = 0;",
-        "__shared__ double big[6100]; big[t] = 0;", "shared memory grows"),
-    "too much shared memory beside dynamic": Planted(
-        "cluster_barrier();\nHERE", "__shared__ float beside[2000]; beside[t] = 0;",
-        "__shared__ float beside[1700]; beside[t] = 0;", "shared memory grows to",
-        shared_bytes=220 * 1024),
-}
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -311,9 +170,9 @@ def test_a_fault_leaves_the_next_launch_alone():
                      "a write to a block that may have ended"):
             with pytest.raises(KernelFault):
                 FAULTS[name].run("wrong")
-            np.testing.assert_array_equal(run(RING, blocks=1, clusters=3, threads=40),
+            np.testing.assert_array_equal(run_clusters(RING, blocks=1, clusters=3, threads=40),
                                           after_ring(3, 1, 40))
-            np.testing.assert_array_equal(run(RING, blocks=2), after_ring(2, 2, 64))
+            np.testing.assert_array_equal(run_clusters(RING, blocks=2), after_ring(2, 2, 64))
 
 
 @pytest.mark.parametrize("kind", ["address", "thread"])
@@ -330,7 +189,7 @@ def test_all_of_this_holds_with_the_sanitizer(kind):
 def launcher(blocks=4, profile=H100):
     runtime = HostRuntime(profile=profile)
     x = runtime.empty(1024, np.float32)
-    compiled = runtime.compile(source("y[i] = x[i];", blocks), "planted")("planted")
+    compiled = runtime.compile(cluster_source("y[i] = x[i];", blocks), "planted")("planted")
     return lambda grid: compiled(grid, 32, (x, x))
 
 
@@ -363,19 +222,22 @@ def test_a_cluster_has_1_to_8_blocks(size, message):
 
 
 def test_a_clusters_size_is_known_from_the_source():
-    text = source("y[i] = x[i];").replace("CLUSTER_OF(BLOCKS)", "CLUSTER_OF(SIZE)")
+    text = cluster_source("y[i] = x[i];").replace("CLUSTER_OF(BLOCKS)", "CLUSTER_OF(SIZE)")
     with pytest.raises(KernelError, match="kernel planted: expected CLUSTER_OF a number or of the "
                                           r"name of a `constexpr int` .*, got CLUSTER_OF\(SIZE\)"):
         HostRuntime(profile=H100).compile(text, "planted")
-    text = source("y[i] = x[i];").replace("CLUSTER_OF(BLOCKS)", "CLUSTER_OF(2)")
-    assert isinstance(HostRuntime(profile=H100).compile(text, "planted")("planted"), object)
+    text = cluster_source("y[i] = x[i];").replace("CLUSTER_OF(BLOCKS)", "CLUSTER_OF(2)")
+    runtime = HostRuntime(profile=H100)
+    y = runtime.empty(96, np.float32)
+    with pytest.raises(KernelError, match="a multiple of 2 blocks"):
+        runtime.compile(text, "planted")("planted")(3, 32, (y, y))
 
 
 def test_launch_bounds_hold_for_clusters():
     runtime = HostRuntime(profile=H100)
     x = runtime.empty(4096, np.float32)
-    for text in (source("y[i] = x[i];", bounds=64),
-                 source("y[i] = x[i];", bounds=64).replace(
+    for text in (cluster_source("y[i] = x[i];", bounds=64),
+                 cluster_source("y[i] = x[i];", bounds=64).replace(
                      "CLUSTER_OF(BLOCKS) __launch_bounds__(64, 1)",
                      "__launch_bounds__(64, 1) CLUSTER_OF(BLOCKS)")):
         with pytest.raises(KernelFault, match="expected at most 64 threads"):
@@ -393,7 +255,7 @@ class Generated:
         return np.dtype(np.float32)
 
     def source(self):
-        return source("""for (int k = i; k < n; k += gridDim.x * blockDim.x) {
+        return cluster_source("""for (int k = i; k < n; k += gridDim.x * blockDim.x) {
             cluster_barrier();
             y[k] = rank;
         }""", self.blocks, parameters="float *y, int n")
@@ -423,23 +285,36 @@ def test_a_launch_that_is_no_whole_number_of_clusters_is_refused():
         Kernels(runtime).launch(Generated(3), "planted", 4, 32, y, y.size)
 
 
+def test_cupy_launches_clusters_as_other_kernels():
+    cupy = FakeCupy()
+    cupy.runtime.profile = H100
+    runtime = CupyRuntime(cupy)
+    kernels, y = Kernels(runtime), runtime.empty(6 * 32, np.float32)
+    wanted = np.tile(np.repeat([0, 1, 2], 32), 2)
+    kernels.launch(Generated(3), "planted", 6, 32, y, y.size)
+    np.testing.assert_array_equal(runtime.download(y), wanted)
+    graph = runtime.capture(lambda: kernels.launch(Generated(3), "planted", 6, 32, y, y.size))
+    runtime.zero(y)
+    graph.launch()
+    np.testing.assert_array_equal(runtime.download(y), wanted)
+
+
 # -- GPUs ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", PROFILES)
-@pytest.mark.parametrize("blocks", [1, 8])
+@pytest.mark.parametrize(("architecture", "blocks"), [
+    *((architecture, 1) for architecture in PROFILES),
+    *((architecture, 8) for architecture in ("sm_90", "sm_100", "sm_120"))])
 def test_clusters_compile(architecture, blocks):
-    text = source(RING, blocks)
-    if blocks == 1 or PROFILES[architecture].compute_capability >= (9, 0):
-        resources = compile_for(text, "planted.cu", architecture)["planted"]
-        assert resources.spill_bytes == resources.stack_bytes == 0
+    resources = compile_for(cluster_source(RING, blocks), "planted.cu", architecture)["planted"]
+    assert resources.spill_bytes == resources.stack_bytes == 0
 
 
 def test_ptx_says_what_a_cluster_is_and_where_a_write_goes():
-    text = ptx_for(source(RING, 8), "planted.cu", "compute_90")
+    text = ptx_for(cluster_source(RING, 8), "planted.cu", "compute_90")
     for instruction in (".reqnctapercluster 8, 1, 1", "%cluster_ctarank",
                         "mapa.shared::cluster.u32", "st.shared::cluster.b32",
                         "st.shared::cluster.b64", "barrier.cluster.arrive.release",
                         "barrier.cluster.wait.acquire"):
         assert instruction in text
-    assert "cluster" not in ptx_for(source(RING, 1), "planted.cu", "compute_75")
+    assert "cluster" not in ptx_for(cluster_source(RING, 1), "planted.cu", "compute_75")

@@ -78,7 +78,7 @@ ADDRESS_FAULTS = {
         shared_bytes=0),
     "read behind a local array": Planted(
         "float v[4];\nfor (int k = 0; k < 4; ++k) v[k] = x[(i + k) % n];\nfloat *p = v;\nHERE",
-        "y[i] = p[t % 5];", "y[i] = p[t % 4];", "insufficient space"),
+        "y[i] = p[t % 5];", "y[i] = p[t % 4];", "stack-buffer-overflow"),
     "misaligned float4": Planted(
         "float4 v = {};\nHERE\ny[i] = v.x;",
         "if (i < 8) v = reinterpret_cast<const float4 *>(x + 1)[i];",
