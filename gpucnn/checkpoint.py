@@ -1,9 +1,10 @@
-"""Networks and training runs as files: safetensors, written in one step.
+"""Networks, ensembles and training runs as files: safetensors, written in one step.
 
 A file holds named arrays, and a description as JSON in its metadata. Of a network: each parameter
 under its name, such as "c3.weight", and each connection table as "c3.connections", int32 of shape
-(2, n_connections). Of a training run: the same, and the optimiser's arrays under "optimizer/", and
-the best parameters so far under "best/".
+(2, n_connections). Of an ensemble: the same of each network, under "0/", "1/", ... Of a training
+run: the same as of a network, and the optimiser's arrays under "optimizer/", and the best
+parameters so far under "best/".
 """
 
 import json
@@ -22,6 +23,7 @@ from gpucnn.files import write_atomically
 from gpucnn.network import Network
 
 NETWORK_FORMAT, TRAINING_FORMAT = "gpucnn network", "gpucnn training"
+ENSEMBLE_FORMAT = "gpucnn ensemble"
 VERSION = 1
 _LAYER_TYPES = {name: getattr(layers, name)
                 for name in ("Conv2d", "Dense", "Flatten", "MaxPool2d", "Subsample2d")}
@@ -56,6 +58,31 @@ def load_network(path, *, device="auto"):
     backend = get_backend(device)
     arrays, header = _read(path, NETWORK_FORMAT)
     return _build(arrays, header, path, backend)
+
+
+def save_networks(networks, path):
+    """Write the networks of an ensemble, in order, to the file `path`, in one step."""
+    _write(path, ENSEMBLE_FORMAT,
+           {f"{number}/{name}": array for number, network in enumerate(networks)
+            for name, array in _network_arrays(network).items()},
+           {"networks": [_description(network) for network in networks]})
+
+
+def load_networks(path, *, device="auto"):
+    """The networks of the ensemble in the file `path`, on `device`; raises as `load_network`."""
+    backend = get_backend(device)
+    arrays, header = _read(path, ENSEMBLE_FORMAT)
+    descriptions = header.get("networks") if isinstance(header, dict) else None
+    if not isinstance(descriptions, list) or not descriptions:
+        raise FileFormatError(f"{path}: expected the descriptions of an ensemble's networks, got "
+                              f"none")
+    networks = []
+    for number, description in enumerate(descriptions):
+        prefix = f"{number}/"
+        own = {name.removeprefix(prefix): array for name, array in arrays.items()
+               if name.startswith(prefix)}
+        networks.append(_build(own, {"network": description}, path, backend))
+    return networks
 
 
 def save_training(path, network, state):
@@ -172,6 +199,9 @@ def _read(path, file_format):
     if (file_format, metadata.get("format")) == (NETWORK_FORMAT, TRAINING_FORMAT):
         raise FileFormatError(f"{path}: expected a {file_format} file, got a run's checkpoint: "
                               f"finish that with resume=True (or gpucnn train --resume) first")
+    if (file_format, metadata.get("format")) == (NETWORK_FORMAT, ENSEMBLE_FORMAT):
+        raise FileFormatError(f"{path}: expected a {file_format} file, got an ensemble: "
+                              f"gpucnn.Ensemble.load reads that")
     if metadata.get("format") != file_format:
         raise FileFormatError(f"{path}: expected a {file_format} file, got "
                               f"{metadata.get('format', 'a safetensors file of something else')!r}")

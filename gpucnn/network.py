@@ -174,6 +174,13 @@ class Network:
             return labels[:, 0, 0]
         return labels
 
+    def forget(self):
+        """Drop the memory that forward passes keep for the next one, and what `backward` needs: on
+        the CPU `outputs` keeps some 10 MB a thread for a network like LeNet-5."""
+        self._forward_passes.clear()
+        for layer in self.layers:
+            layer.forget()
+
     def positions(self, size):
         """How many output positions images of `size` = (height, width) give: (height, width), or ()
         behind a Flatten."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from numbers import Real
 
+import numpy as np
+
 from gpucnn.errors import ArgumentError
 
 
@@ -49,6 +51,10 @@ class SGD:
         """The numbers of step 1, 2, ... at learning rate `rate`."""
         return (rate,)
 
+    def scalar_rows(self, before, rates):
+        """An array (steps, k) of the `scalars` of the steps after step `before`, at these rates."""
+        return np.asarray(rates, np.float64)[:, np.newaxis]
+
     def update(self, backend, parameters, gradients, state, scalars):
         """See `Backend.sgd_step`."""
         backend.sgd_step(parameters, gradients, state.get("velocity"), scalars,
@@ -80,6 +86,11 @@ class Adam:
     def scalars(self, step, rate):
         """The numbers of step 1, 2, ... at learning rate `rate`: both bias corrections."""
         return rate / (1 - self.beta1**step), 1 / sqrt(1 - self.beta2**step)
+
+    def scalar_rows(self, before, rates):
+        """An array (steps, k) of the `scalars` of the steps after step `before`, at these rates."""
+        return np.array([self.scalars(step, float(rate))
+                         for step, rate in enumerate(rates, start=before + 1)])
 
     def update(self, backend, parameters, gradients, state, scalars):
         """See `Backend.adam_step`."""

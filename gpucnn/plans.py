@@ -94,7 +94,7 @@ class Plan(ABC):
         self._check_network()
         images, labels = self._checked_batch(images, labels)
         samples = len(labels)
-        data = ResidentData(self._on_device(images), self._on_device(labels))
+        data = ResidentData(*(_on_device(array, self.backend) for array in (images, labels)))
         self.steps += 1
         scalars = self.backend.from_host(np.array(
             [self.program.optimizer.scalars(self.steps, self.learning_rate)], self._dtype))
@@ -104,10 +104,7 @@ class Plan(ABC):
 
     def load(self, dataset):
         """The images and labels of a `Dataset` on the plan's device."""
-        self._check_images(dataset.images)
-        warn_of_range(dataset.images, self.program.input_range)
-        check_classes(dataset, self._classes, "training")
-        return ResidentData(self._on_device(dataset.images), self._on_device(dataset.labels))
+        return resident(dataset, self.program, self.backend)
 
     def epoch(self, data, order, shifts, rates, progress=None):
         """Train on `data` once, in batches; returns (mean loss, error in per cent) over the epoch.
@@ -117,9 +114,8 @@ class Plan(ABC):
         samples of each batch. Loss and error are those of each batch before its own update.
         """
         self._check_network()
-        scalars = np.array([self.program.optimizer.scalars(self.steps + number, float(rate))
-                            for number, rate in enumerate(rates, start=1)], self._dtype)
-        scalars = self.backend.from_host(scalars)
+        scalars = self.program.optimizer.scalar_rows(self.steps, rates)
+        scalars = self.backend.from_host(scalars.astype(self._dtype))
         order = self.backend.from_host(np.asarray(order, np.int32))
         if shifts is not None:
             shifts = self.backend.from_host(np.asarray(shifts, np.int32))
@@ -150,9 +146,6 @@ class Plan(ABC):
             raise DeviceError(f"plan: expected the network where the plan was compiled, on "
                               f"{self.backend.device}; it has moved since")
 
-    def _on_device(self, array):
-        return array if self.backend.owns(array) else self.backend.from_host(array)
-
     def _checked_batch(self, images, labels):
         images = as_array(images, "step: images", self.backend)
         labels = as_array(labels, "step: labels", self.backend)
@@ -162,7 +155,7 @@ class Plan(ABC):
                                   f"got them on {backend_of(array, where='step').device}")
         if images.ndim == 3:
             images = images[:, None]
-        self._check_images(images)
+        check_images(images, self.program)
         if labels.ndim != 1 or len(labels) != len(images):
             raise ShapeError(f"step: expected labels of shape ({len(images)},), got {labels.shape}")
         if not 1 <= len(labels) <= self.program.batch_size:
@@ -180,16 +173,6 @@ class Plan(ABC):
         elif labels.dtype != np.int32:
             raise DTypeError(f"step: expected labels of int32 on the device, got {labels.dtype}")
         return images, labels
-
-    def _check_images(self, images):
-        maps, height, width = self.program.input_shape
-        if images.dtype not in (np.uint8, self._dtype):
-            raise DTypeError(f"training: expected images of uint8 or {self._dtype}, "
-                             f"got {images.dtype}")
-        if (images.ndim != 4 or images.shape[1] != maps or not 0 < images.shape[2] <= height
-                or not 0 < images.shape[3] <= width):
-            raise ShapeError(f"training: expected images of {maps} maps of at most {height}x"
-                             f"{width} pixels, got an array of shape {images.shape}")
 
 
 class PlainPlan(Plan):
@@ -287,6 +270,31 @@ class CompiledPlan(Plan):
             layer.forget()
         self._compiled.train(data.images, data.labels, order, shifts, scalars, self.state, loss,
                              totals, progress)
+
+
+def resident(dataset, program, backend):
+    """The images and labels of a `Dataset` on a backend's device, as `ResidentData`, if a network
+    of this program can be trained on them."""
+    check_images(dataset.images, program)
+    warn_of_range(dataset.images, program.input_range)
+    check_classes(dataset, _single_position(program), "training")
+    return ResidentData(_on_device(dataset.images, backend), _on_device(dataset.labels, backend))
+
+
+def _on_device(array, backend):
+    return array if backend.owns(array) else backend.from_host(array)
+
+
+def check_images(images, program):
+    """Raise `DTypeError` or `ShapeError` if a program cannot be trained on arrays of images."""
+    maps, height, width = program.input_shape
+    if images.dtype not in (np.uint8, np.dtype(program.dtype)):
+        raise DTypeError(f"training: expected images of uint8 or {program.dtype}, "
+                         f"got {images.dtype}")
+    if (images.ndim != 4 or images.shape[1] != maps or not 0 < images.shape[2] <= height
+            or not 0 < images.shape[3] <= width):
+        raise ShapeError(f"training: expected images of {maps} maps of at most {height}x{width} "
+                         f"pixels, got an array of shape {images.shape}")
 
 
 def warn_of_range(images, input_range):

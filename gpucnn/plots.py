@@ -1,4 +1,4 @@
-"""Pictures of a training run, as matplotlib figures that belong to no global state."""
+"""Pictures of training runs, as matplotlib figures that belong to no global state."""
 
 import io
 from math import ceil
@@ -10,6 +10,7 @@ from gpucnn.errors import ArgumentError, MissingDependencyError, ShapeError
 TRAINING, HELD_OUT, INK, MUTED = "#2a6f97", "#d1495b", "#22262b", "#6b7280"
 COLUMNS, MOST_MISTAKES = 10, 60
 DOTS_PER_INCH = 150
+SERIES = (TRAINING, HELD_OUT, "#3a7d44", "#b7791f", "#6b4c9a", "#5c6770")
 
 
 def require_matplotlib():
@@ -48,6 +49,41 @@ def learning_curve(history, *, held_out="test"):
     _draw(losses, epochs, [("training", TRAINING, [record.train_loss for record in history])],
           "loss (mean per image)")
     figure.suptitle(_summary(history[-1], held_out), x=0.012, ha="left", fontsize=11, color=INK)
+    return figure
+
+
+def errors_by_rate(series, *, held_out="test"):
+    """A figure of many networks' errors (per cent) by learning rate: a dot for each network, a
+    cross at the top for one that has diverged, a line through the means of the others.
+
+    series: name -> list of (learning rate, error), the error None of a network that has diverged;
+    each has a colour. held_out: what the set is called by which the errors were measured. Raises
+    `ArgumentError` if there is no network.
+    """
+    if not any(series.values()):
+        raise ArgumentError("errors_by_rate: expected at least one network, got none")
+    figure = _figure(9, 4.5, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    rates = sorted({rate for points in series.values() for rate, _ in points})
+    for number, (name, points) in enumerate(series.items()):
+        place = number - (len(series) - 1) / 2
+        _draw_rates(axes, points, _span(rates) ** (0.006 * place), name,
+                    SERIES[number % len(SERIES)])
+    errors = [error for points in series.values() for _, error in points if error is not None]
+    _scale_errors(axes, errors)
+    _label_rates(axes, rates)
+    axes.set_xlabel("learning rate", color=MUTED)
+    axes.set_ylabel(f"{held_out} error (% of images)", color=MUTED)
+    style(axes)
+    axes.grid(visible=False, axis="x")
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    networks = sum(map(len, series.values()))
+    lost = networks - len(errors)
+    figure.suptitle(f"{held_out} error of {networks:,} network{'s' * (networks > 1)}, a dot each"
+                    + (f"; {lost:,} diverged, a cross each" if lost else ""),
+                    x=0.012, ha="left", fontsize=11, color=INK)
     return figure
 
 
@@ -92,20 +128,64 @@ def _figure(width, height, **keywords):
     return Figure(figsize=(width, height), facecolor="white", **keywords)
 
 
-def _draw(axes, epochs, curves, label):
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+def _draw_rates(axes, points, beside, name, color):
+    """One series of `errors_by_rate`, its rates times `beside`."""
+    measured = [(rate, error) for rate, error in points if error is not None]
+    axes.plot([rate * beside for rate, _ in measured], [error for _, error in measured], "o",
+              color=color, markersize=5, alpha=0.6, markeredgewidth=0)
+    rates = sorted({rate for rate, _ in measured})
+    means = [np.mean([error for own, error in measured if own == rate]) for rate in rates]
+    axes.plot([rate * beside for rate in rates], means, color=color, linewidth=1.6, label=name,
+              marker="_", markersize=14)
+    lost = [rate * beside for rate, error in points if error is None]
+    if lost:
+        axes.plot(lost, np.ones(len(lost)), "x", color=color, markersize=7, clip_on=False,
+                  transform=axes.get_xaxis_transform())
 
-    for name, color, values in curves:
-        axes.plot(epochs, values, color=color, label=name, linewidth=1.6,
-                  marker="o" if len(epochs) <= COLUMNS else None, markersize=4)
-    values = np.array([value for _, _, values in curves for value in values], float)
+
+def _span(rates):
+    """The highest rate by the lowest; for a single rate what makes room for many series."""
+    return rates[-1] / rates[0] if len(rates) > 1 else 100.0
+
+
+def _label_rates(axes, rates):
+    """Ticks at the rates themselves, as many as have room, with some space at either end."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    span = _span(rates)
+    axes.set_xlim(rates[0] / span ** 0.12, rates[-1] * span ** 0.12)
+    shown, last = [], 0.0
+    for rate in rates:
+        if rate > last * span ** 0.06:
+            shown.append(rate)
+            last = rate
+    axes.xaxis.set_major_locator(FixedLocator(shown))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _scale_errors(axes, values):
+    """A logarithmic axis for values that differ by more than a factor of five, else one from 0."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    values = np.asarray(values, float)
     positive = values[values > 0]
     if positive.size and positive.max() > 5 * positive.min():
         axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
+
+
+def _draw(axes, epochs, curves, label):
+    from matplotlib.ticker import MaxNLocator
+
+    for name, color, values in curves:
+        axes.plot(epochs, values, color=color, label=name, linewidth=1.6,
+                  marker="o" if len(epochs) <= COLUMNS else None, markersize=4)
+    _scale_errors(axes, [value for _, _, values in curves for value in values])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch", color=MUTED)
     axes.set_ylabel(label, color=MUTED)

@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import time
-import warnings
 import zlib
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -13,19 +12,24 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn.checkpoint import TrainingState, load_training, save_training
-from gpucnn.data import Dataset
-from gpucnn.errors import ArgumentError, DataError, ShapeError, TrainingError
+from gpucnn.errors import ArgumentError, TrainingError
 from gpucnn.files import write_atomically
-from gpucnn.losses import CrossEntropy, get_loss
-from gpucnn.network import LARGEST_SEED
+from gpucnn.losses import get_loss
 from gpucnn.optimizers import SGD
-from gpucnn.plans import check_classes
 from gpucnn.progress import choose_progress
-from gpucnn.schedules import Constant, Cosine, StepDecay
 from gpucnn.shapes import whole_number
+from gpucnn.training_checks import (
+    as_dataset,
+    as_validation,
+    check_measurable,
+    checked_course,
+    checked_seed,
+    warn_of_output,
+)
 
 logger = logging.getLogger("gpucnn")
 
+DEFAULT = SGD(lr=0.05, momentum=0.9)  # the optimiser unless one is given
 # What a checkpoint that does not name it was trained with.
 UNNAMED_SETTINGS = {"precision": "float32"}
 
@@ -57,14 +61,14 @@ class History(list):
 
 
 def evaluate(network, dataset, *, batch_size=256, threads=None):
-    """The share of `dataset`'s samples that `network` gets wrong, in per cent.
+    """The share of `dataset`'s samples that `network`, or an `Ensemble`, gets wrong, in per cent.
 
     dataset: a `Dataset`, or (images, labels). batch_size, threads: as in `Network.outputs`. Raises
     `DataError` if it is empty or a label is
     beyond the network's outputs, `ShapeError` if its images give more than one answer each.
     """
-    dataset = _as_dataset(dataset, "evaluate")
-    _check_measurable(network, dataset, "evaluate")
+    dataset = as_dataset(dataset, "evaluate")
+    check_measurable(network, dataset, "evaluate")
     answers = network.predict(dataset.images, batch_size=batch_size, threads=threads)
     return 100 * int(np.count_nonzero(answers != dataset.labels)) / len(dataset)
 
@@ -100,28 +104,19 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed,
     and `TrainingError` if the loss stops being finite.
     """
-    train = _as_dataset(train, "fit")
-    validation = None if validation is None else _as_dataset(validation, "fit: validation")
-    if validation is not None:
-        _check_measurable(network, validation, "fit: validation")
-    if schedule is not None and not isinstance(schedule, (Constant, Cosine, StepDecay)):
-        raise ArgumentError(f"fit: expected a schedule such as Constant() or Cosine(), got "
-                            f"{schedule!r}")
+    train = as_dataset(train, "fit")
+    validation = as_validation(validation, [network], "fit")
+    course = checked_course(network, len(train), "fit", epochs=epochs, batch_size=batch_size,
+                            schedule=schedule, shift=shift, shuffle=shuffle)
     if early_stopping is not None:
         early_stopping = whole_number(early_stopping, "fit: early_stopping", least=1)
         if validation is None:
             raise ArgumentError("fit: expected a validation set with early_stopping, got none")
     loss = get_loss(loss)
-    _warn_of_output(network, loss)
-    run = _Run(
-        network, train, validation,
-        epochs=whole_number(epochs, "fit: epochs", least=1),
-        batch_size=min(whole_number(batch_size, "fit: batch_size", least=1), len(train)),
-        loss=loss, optimizer=optimizer or SGD(lr=0.05, momentum=0.9),
-        schedule=schedule or Constant(),
-        shift=whole_number(shift, "fit: shift", least=0, most=max(network.input_shape[1:])),
-        seed=whole_number(seed, "fit: seed", least=0, most=LARGEST_SEED), shuffle=bool(shuffle),
-        early_stopping=early_stopping, threads=threads, precision=precision)
+    warn_of_output(network, loss, "fit")
+    run = _Run(network, train, validation, course, loss=loss, optimizer=optimizer or DEFAULT,
+               seed=checked_seed(seed, "fit"), early_stopping=early_stopping, threads=threads,
+               precision=precision)
     if checkpoint is not None:
         run.attach(Path(checkpoint), resume)
     with choose_progress(progress, epochs, len(train)) as bar:
@@ -132,31 +127,27 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
 class _Run:
     """One training run: its settings, its plan, and what it has reached."""
 
-    def __init__(self, network, train, validation, *, epochs, batch_size, loss, optimizer,
-                 schedule, shift, seed, shuffle, early_stopping, threads, precision):
+    def __init__(self, network, train, validation, course, *, loss, optimizer, seed, early_stopping,
+                 threads, precision):
         self._network = network
         self._validation = validation
-        self._samples = len(train)
-        self._epochs = epochs
-        self._batch_size = batch_size
-        self._schedule = schedule
-        self._shift = shift
+        self._course = course
         self._seed = seed
-        self._shuffle = shuffle
         self._patience = early_stopping
         self._optimizer = optimizer
         self._threads = threads
-        self._plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size,
-                                          threads=threads, precision=precision)
+        self._plan = network.compile_step(loss=loss, optimizer=optimizer,
+                                          batch_size=course.batch_size, threads=threads,
+                                          precision=precision)
         self._data = self._plan.load(train)
         self._checkpoint = None
         self._best = None
         self.history = History()
         self._settings = {
-            "epochs": epochs, "batch_size": batch_size, "loss": repr(loss),
-            "optimizer": repr(optimizer), "schedule": repr(schedule), "shift": shift, "seed": seed,
-            "shuffle": shuffle, "early_stopping": early_stopping, "precision": precision,
-            "samples": len(train),
+            "epochs": course.epochs, "batch_size": course.batch_size, "loss": repr(loss),
+            "optimizer": repr(optimizer), "schedule": repr(course.schedule),
+            "shift": course.shift, "seed": seed, "shuffle": course.shuffle,
+            "early_stopping": early_stopping, "precision": precision, "samples": len(train),
             "training set": _fingerprint(train),
             "validation set": None if validation is None else _fingerprint(validation)}
         logger.info("training on %s with %s", network.device, self._settings)
@@ -194,7 +185,7 @@ class _Run:
     def _go(self, bar, on_epoch):
         before = self.history[-1].seconds if self.history else 0.0
         start = time.perf_counter()
-        for epoch in range(len(self.history) + 1, self._epochs + 1):
+        for epoch in range(len(self.history) + 1, self._course.epochs + 1):
             if self._given_up():
                 break
             bar.begin(epoch)
@@ -217,15 +208,8 @@ class _Run:
             self._network.set_parameters(self._best)
 
     def _train(self, epoch, progress):
-        generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-        order = (generator.permutation(self._samples) if self._shuffle
-                 else np.arange(self._samples))
-        shifts = None
-        if self._shift:
-            shifts = generator.integers(-self._shift, self._shift + 1, (self._samples, 2))
-        steps = -(-self._samples // self._batch_size)
-        numbers = np.arange((epoch - 1) * steps, epoch * steps)
-        rates = self._optimizer.lr * self._schedule.factors(numbers, steps, self._epochs * steps)
+        order, shifts = self._course.draw(self._seed, epoch)
+        rates = self._course.rates(self._optimizer.lr, epoch)
         return self._plan.epoch(self._data, order, shifts, rates, progress)
 
     def _lowest(self):
@@ -250,38 +234,6 @@ class _Run:
             parameters=self._network.parameter_values(),
             optimizer={name: to_host(array) for name, array in self._plan.state.items()},
             best=self._best))
-
-
-def _as_dataset(data, where):
-    if not isinstance(data, Dataset):
-        try:
-            images, labels = data
-        except (TypeError, ValueError):
-            raise ArgumentError(f"{where}: expected a Dataset or (images, labels), got "
-                                f"{type(data).__name__}") from None
-        data = Dataset(images, labels)
-    if len(data) == 0:
-        raise DataError(f"{where}: expected at least one sample, got none")
-    return data
-
-
-def _check_measurable(network, dataset, where):
-    """Check that the network gives one answer, of the data set's classes, for each image."""
-    check_classes(dataset, network.output_shape[0], where)
-    network.checked_images(dataset.images)
-    positions = network.positions(dataset.image_shape[1:])
-    if positions not in ((), (1, 1)):
-        raise ShapeError(f"{where}: expected one answer an image, got {positions[0]}x"
-                         f"{positions[1]} (images of shape {dataset.image_shape})")
-
-
-def _warn_of_output(network, loss):
-    """Cross-entropy is meant for linear outputs, which squashing would confine."""
-    activation = network.layers[-1].options().get("activation", "identity")
-    if isinstance(loss, CrossEntropy) and activation != "identity":
-        warnings.warn(f"fit: cross_entropy expects linear outputs, but layer "
-                      f"{network.layers[-1].name!r} has activation={activation!r}: use "
-                      f"activation='identity' there, or loss='mse'", RuntimeWarning, stacklevel=3)
 
 
 def _fingerprint(dataset):

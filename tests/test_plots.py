@@ -76,6 +76,53 @@ def test_errors_over_a_wide_range_are_drawn_on_a_logarithmic_axis():
     assert scales == ["log", "log", "linear"]
 
 
+SERIES = {"momentum 0": [(0.01, 9.0), (0.01, 7.0), (0.1, 4.0), (0.1, None)],
+          "momentum 0.9": [(0.01, 5.0), (0.01, 6.0), (0.1, None), (0.1, None)]}
+
+
+def test_errors_by_rate_draws_a_dot_for_each_network_and_a_line_through_the_means():
+    axes = plots.errors_by_rate(SERIES, held_out="validation").axes[0]
+    lines = lines_of(axes)
+    assert lines["momentum 0"].tolist() == [8.0, 4.0]
+    assert lines["momentum 0.9"].tolist() == [5.5]
+    dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    assert [list(line.get_ydata()) for line in dots] == [[9.0, 7.0, 4.0], [5.0, 6.0]]
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "learning rate"
+    assert axes.get_ylabel() == "validation error (% of images)"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(SERIES)
+
+
+def test_networks_that_have_diverged_are_crosses_and_counted():
+    figure = plots.errors_by_rate(SERIES)
+    crosses = [line for line in figure.axes[0].get_lines() if line.get_marker() == "x"]
+    assert [len(line.get_xdata()) for line in crosses] == [1, 2]
+    assert figure.get_suptitle() == ("test error of 8 networks, a dot each; 3 diverged, a cross "
+                                     "each")
+
+
+def test_series_stand_apart_where_they_share_a_rate():
+    axes = plots.errors_by_rate(SERIES).axes[0]
+    first, second = (line.get_xdata()[0] for line in axes.get_lines()
+                     if line.get_marker() == "o")
+    assert 0.009 < first < 0.01 < second < 0.011
+
+
+@pytest.mark.parametrize("series", [
+    {"": [(0.1, 3.0)]}, {"": [(0.1, None)]}, {"": [(0.1, 0.0), (0.2, 0.0)]},
+    {str(number): [(0.1, 9.0 + number)] for number in range(9)},
+    {"": [(2.0 ** -power, 80.0 / (power + 1)) for power in range(40)]}],
+    ids=["one network", "all diverged", "no errors", "many series", "many rates"])
+def test_errors_by_rate_is_a_picture_of_the_same_size_for_odd_sweeps(series):
+    figure = plots.errors_by_rate(series)
+    assert size_of(figure) == (1350, 675)
+    assert 1 <= len(figure.axes[0].get_xticks()) <= 20
+
+
+def test_errors_by_rate_wants_a_network():
+    with pytest.raises(ArgumentError, match="expected at least one network, got none"):
+        plots.errors_by_rate({"": []})
+
+
 def test_mistakes_shows_each_misread_image_with_its_right_class_and_its_answer():
     images = np.arange(5 * 8 * 6, dtype=np.uint8).reshape(5, 1, 8, 6)
     figure = plots.mistakes(images, np.array([4, 9, 2, 0, 1]), np.array([4, 1, 2, 6, 1]))

@@ -13,7 +13,7 @@ from gpucnn.cli import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK, BACKWARD, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NETWORK, BACKWARD, MANY, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMAND_LINES = re.findall(r"^    (gpucnn .*?)(?:  +#.*)?$", README, re.MULTILINE)
 
 
@@ -33,6 +33,15 @@ def test_the_backward_pass_is_called_as_shown():
              "grad_y": generator.standard_normal((2, 16, 7, 7))}
     exec(BACKWARD, names)
     assert names["gradients"].grad_weight.shape == (60, 3, 3)
+
+
+def test_many_networks_are_trained_as_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    quick = MANY.replace("epochs=3", "epochs=1")
+    assert quick != MANY
+    exec(quick, {"gpucnn": gpucnn})
+    assert (tmp_path / "ensemble.safetensors").is_file()
+    assert "% wrong together" in capsys.readouterr().out
 
 
 def test_a_plan_is_explained_as_shown(capsys):

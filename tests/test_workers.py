@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from gpucnn.backends.cpu.plan.workers import Workers
@@ -43,6 +44,21 @@ def test_each_number_is_called_once_by_a_worker_that_there_is(threads, count):
         calls = calls_of(workers, count)
         assert [number for _, number in calls] == list(range(count))
         assert {worker for worker, _ in calls} <= set(range(threads))
+
+
+@each_number_of_threads
+def test_numpys_errstate_of_the_caller_holds_in_all_workers(threads):
+    barrier, seen = threading.Barrier(threads, timeout=PATIENCE), []
+
+    def note(worker, number):
+        barrier.wait()
+        seen.append(np.geterr()["invalid"])
+
+    workers = Workers(threads)
+    for wanted in ("raise", "ignore"):
+        with np.errstate(invalid=wanted):
+            workers.run(note, threads)
+    assert seen == ["raise"] * threads + ["ignore"] * threads
 
 
 @each_number_of_threads

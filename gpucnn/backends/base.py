@@ -84,6 +84,28 @@ class CompiledStep(ABC):
         measured times; training state is left as it is."""
 
 
+class CompiledMany(ABC):
+    """Training steps of several networks of one program, each with its own parameters."""
+
+    @abstractmethod
+    def train(self, images, labels, orders, shifts, scalars, states, losses, totals,
+              progress=None):
+        """Train every network as `CompiledStep.train` trains one, on one copy of the data, to the
+        same bits as the backend's step of that program does alone.
+
+        images, labels: as there; orders (networks, samples) int32; shifts (networks, samples, 2)
+        int32 or None; scalars (networks, batches, k); states: a dict of arrays for each network.
+        losses (networks,) get the mean loss of each network's last batch; totals (networks, 3)
+        float64 are added to. progress, if given, is called from one thread at a time with numbers
+        of samples, networks * samples of them in all.
+        """
+
+    @abstractmethod
+    def explain(self, *, profile=False):
+        """A text: how the networks are divided, and the steps of one as in
+        `CompiledStep.explain`."""
+
+
 class CompiledOutputs(ABC):
     """The forward pass of a network, lowered to a backend's own steps."""
 
@@ -258,6 +280,13 @@ class Backend(ABC):
 
         threads: how many threads may work on a step, for a backend that has them; None for as many
         as the process may use.
+        """
+
+    def compile_many(self, program, parameters, *, threads=None):
+        """A `CompiledMany` for networks of one `Program`, whose flat arrays of parameters are the
+        list `parameters`; None where each is to train by a plan of its own. The rate of
+        `program.optimizer` is the first network's: each has its own in the scalars. `threads` as
+        in `compile`.
         """
 
     def compile_outputs(self, layers, input_shape, input_range, parameters, *, threads=None):

@@ -8,6 +8,7 @@ from gpucnn.cli.gradcheck import gradcheck
 from gpucnn.cli.group import CommandGroup
 from gpucnn.cli.info import info
 from gpucnn.cli.predict import predict
+from gpucnn.cli.sweep import sweep
 from gpucnn.cli.train import train
 
 __all__ = ["commands"]
@@ -22,5 +23,5 @@ def commands():
     """
 
 
-for command in (train, evaluate, predict, info, gradcheck):
+for command in (train, sweep, evaluate, predict, info, gradcheck):
     commands.add_command(command)

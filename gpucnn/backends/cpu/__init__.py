@@ -13,7 +13,7 @@ from gpucnn.backends.cpu.losses import cross_entropy, mse
 from gpucnn.backends.cpu.max_pool2d import max_pool2d, max_pool2d_backward
 from gpucnn.backends.cpu.optimizers import adam_step, sgd_step
 from gpucnn.backends.cpu.plan.inference import CpuOutputs
-from gpucnn.backends.cpu.plan.training import CpuStep, OnlineStep
+from gpucnn.backends.cpu.plan.many import compile_many, compile_step
 from gpucnn.backends.cpu.subsample2d import subsample2d, subsample2d_backward
 from gpucnn.backends.cpu.threads import one_blas_thread
 
@@ -61,9 +61,10 @@ class CpuBackend(Backend):
         """Nothing to wait for: NumPy's calls return when they have ended."""
 
     def compile(self, program, parameters, gradients, *, threads=None):
-        if program.batch_size == 1:
-            return OnlineStep(program, parameters, gradients, self)
-        return CpuStep(program, parameters, gradients, self, threads)
+        return compile_step(program, parameters, gradients, self, threads)
+
+    def compile_many(self, program, parameters, *, threads=None):
+        return compile_many(program, parameters, self, threads)
 
     def compile_outputs(self, layers, input_shape, input_range, parameters, *, threads=None):
         return CpuOutputs(layers, input_shape, input_range, parameters, threads)

@@ -1,5 +1,6 @@
-"""Threads that share the parts of a batch."""
+"""Threads that share the parts of a batch, or networks that are trained at once."""
 
+import contextvars
 import itertools
 import os
 import queue
@@ -25,9 +26,11 @@ class Workers:
         self._process = None
         self._jobs = []
 
-    def run(self, task, count):
+    def run(self, task, count, *, on_interrupt=lambda: None):
         """Call task(worker, number) for every number below `count`, each worker the next one that
-        is left. Returns when all have ended; raises the first error."""
+        is left. Returns when all have ended; raises the first error. NumPy's errstate, like all of
+        the caller's context, holds in the others too. An interrupt while it waits for the others
+        calls `on_interrupt`, and it waits on."""
         if min(self.threads, count) == 1:
             for number in range(count):
                 task(0, number)
@@ -36,13 +39,14 @@ class Workers:
         numbers, ended = itertools.count(), queue.SimpleQueue()
         others = self._jobs[:count - 1]
         for jobs in others:
-            jobs.put((task, numbers, count, ended))
+            jobs.put((contextvars.copy_context(), task, numbers, count, ended))
         errors = [_work(task, 0, numbers, count)]
         while len(errors) <= len(others):  # also if interrupted: nobody works on behind our back
             try:
                 errors.append(ended.get())
             except KeyboardInterrupt as interrupt:
                 errors[0] = errors[0] or interrupt
+                on_interrupt()
         for error in errors:
             if error is not None:
                 raise error
@@ -62,9 +66,9 @@ class Workers:
 def _serve(worker, jobs):
     """A thread: take jobs until there is None."""
     while (job := jobs.get()) is not None:
-        task, numbers, count, ended = job
-        ended.put(_work(task, worker, numbers, count))
-        del job, task, numbers, ended  # a waiting thread holds nothing of its plan
+        context, task, numbers, count, ended = job
+        ended.put(context.run(_work, task, worker, numbers, count))
+        del job, context, task, numbers, ended  # a waiting thread holds nothing of its plan
 
 
 def _work(task, worker, numbers, count):

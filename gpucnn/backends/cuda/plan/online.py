@@ -66,6 +66,9 @@ class OnlineKernel:
                 weights = f", weights of {bytes_text(size)} in {place}"
             lines.append(f"{layer.link.spec.name}: {layer.link.spec.op}{weights}"
                          + (f"; divided among the blocks: {divided}" if divided else ""))
+        if program.precision != "float32":
+            lines.append(f"precision {program.precision}: one sample is no work for tensor cores, "
+                         f"everything is float32")
         if taken and taken.local_bytes:
             lines.append(f"online: {taken.local_bytes} bytes of local memory a thread: registers "
                          f"spill")

@@ -26,12 +26,14 @@ EDGE = 40               # a tile of sums that is written: which map, whether in 
 WRITTEN = 2             # a sum of forward or grad_input, without its activation, as in tiles.py
 BROUGHT = 10            # a sum of grad_weight
 PIXELS = (1, 2, 4, 6, 8)
-LARGEST_WINDOW = 8     # of strips of more than two pixels: longer ones are mostly zeros
+LARGEST_WINDOW = 8      # of strips of more than two pixels: longer ones are mostly zeros
 TILES = (1, 2, 3, 4)
 SPLITS = (1, 2, 4, 8, 16)
 TALLEST = 8             # rows of a unit
-MOST_SUMS = 64          # registers of a lane's sums: as many activations stand in the code
-MOST_OF_WEIGHT = 100    # the same where nothing but sums are written
+# Registers of a lane's sums, half of them where operands are split and take two each. The compiler
+# reads ahead, so that more would be spilled; and as many activations stand in the code.
+MOST_SUMS = 64
+MOST_OF_WEIGHT = 100    # the same of grad_weight, where nothing but sums are written
 L2_BYTES = 40           # that a multiprocessor gets from L2 in a cycle, as in group.py
 GLOBAL_LATENCY = 700
 IN_FLIGHT = 4           # steps of a matrix whose weights are on their way, AT_ONCE there
@@ -128,7 +130,7 @@ def _product_phase(block, cores, side, pixels, rows, count):
     kernel_height, _ = side.kernel_size
     parts = 1 if cores.passes == 1 else 2
     sums = 4 * rows * count
-    if not _fits(block, sums, MOST_SUMS, parts * (2 * kernel_height * count + 4) + 4):
+    if not _fits(block, sums, MOST_SUMS // parts, parts * (2 * kernel_height * count + 4) + 4):
         return None
     columns = columns_of(side.joined, 8 * count, pixels)
     chunks = [-(-len(joined) * _window(side, pixels) // 8) for joined in columns.joined]
@@ -167,7 +169,7 @@ def _weight_phase(block, cores, side, pixels, rows, count, splits):
     parts = 1 if cores.passes == 1 else 2
     sums = 4 * kernel_height * count
     window_rows = min(rows, -(-kernel_height // side.stride[0]) + 1)
-    if not _fits(block, sums, MOST_OF_WEIGHT, parts * (4 * window_rows + 2 * count) + 4):
+    if not _fits(block, sums, MOST_OF_WEIGHT // parts, parts * (4 * window_rows + 2 * count) + 4):
         return None
     columns = columns_of(side.joined, 16, pixels)
     across = -(-_positions(block, side, pixels) // 8)
