@@ -223,6 +223,10 @@ class ConnectionTable:
     def __hash__(self):
         return self._hash
 
+    def __reduce__(self):
+        # without what was worked out: a hash is another process's, and copies could be written to
+        return ConnectionTable, (np.array(self._pairs), self._in_maps, self._out_maps)
+
     def __repr__(self):
         return (f"<ConnectionTable: {self._in_maps} to {self._out_maps} maps, "
                 f"{self.n_connections} connections, density {100 * self.density:.3g} %>")

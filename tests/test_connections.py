@@ -1,5 +1,7 @@
 """gpucnn.ConnectionTable: ways to make one, what it holds, and what it refuses."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -257,3 +259,12 @@ def test_a_wrong_argument_is_refused_by_name(make, message):
     with pytest.raises(ArgumentError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_a_pickled_table_is_the_same_table_elsewhere():
+    table = ConnectionTable.lenet5_c3()
+    copy = pickle.loads(pickle.dumps(table))
+    assert copy == table and hash(copy) == hash(table) and "_hash" not in vars(
+        pickle.loads(pickle.dumps(table)))
+    with pytest.raises(ValueError, match="read-only"):
+        copy.pairs[0, 0] = 1

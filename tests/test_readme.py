@@ -13,7 +13,7 @@ from gpucnn.cli import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK, BACKWARD, MANY, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NETWORK, BACKWARD, MANY, TORCH, CUPY, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMAND_LINES = re.findall(r"^    (gpucnn .*?)(?:  +#.*)?$", README, re.MULTILINE)
 
 
@@ -42,6 +42,18 @@ def test_many_networks_are_trained_as_shown(tmp_path, monkeypatch, capsys):
     exec(quick, {"gpucnn": gpucnn})
     assert (tmp_path / "ensemble.safetensors").is_file()
     assert "% wrong together" in capsys.readouterr().out
+
+
+def test_modules_of_torch_are_used_as_shown(capsys):
+    pytest.importorskip("torch")
+    exec(TORCH, {})
+    assert capsys.readouterr().out.count("Conv2d(64, 64, kernel_size=(3, 3)") == 2
+
+
+def test_arrays_of_other_libraries_are_used_as_shown():
+    names = {}
+    exec(CUPY, names)
+    assert np.isfinite(names["y"]).all()
 
 
 def test_a_plan_is_explained_as_shown(capsys):
