@@ -1,10 +1,10 @@
 // TensorConv2dLayer: Conv2dLayer's three functions as matrix products on tensor cores, in TF32. Float only.
 //
 // A *strip* is PIXELS neighbouring pixels of a row, a *position* a strip of one sample: strips of all SAMPLES
-// samples are counted together. A strip sees a window of WINDOW = (PIXELS - 1) * STRIDE_X + KERNEL_WIDTH columns, and
-// pixel p of it sees column c through the tap kx = c - p * STRIDE_X, if there is one. So with (map, p) as one index of
-// a product and (other map, c) as the other, the weights for a row ky of the taps are a matrix with zeros
-// where nothing is joined; more pixels fill the tiles of few maps, and save loads, for more such zeros.
+// samples are counted together. A strip sees a window of WINDOW = (PIXELS - 1) * STRIDE_X + KERNEL_WIDTH
+// columns, and pixel p of it sees column c through the tap kx = c - p * STRIDE_X, if there is one. So with (map, p)
+// as one index of a product and (other map, c) as the other, the weights for a row ky of the taps are a matrix
+// with zeros where nothing is joined; more pixels fill the tiles of few maps, and save loads, for more such zeros.
 //
 //   forward and grad_input, D = A B:
 //     D[position][map, p] = sum over ky and (other map, c) of A[position][other map, c] * B(ky)[other map, c][map, p]
@@ -25,7 +25,7 @@
 //
 // A layer's description has, besides what Conv2dLayer asks for, connection_between(i, o), the number of the
 // connection or -1, and structs TensorForward, TensorInput and TensorWeight:
-//   PASSES                1 or 3 products for each (mma.cuh); 0: Conv2dLayer computes this
+//   PASSES                1, 2 or 3 products for each (mma.cuh); 0: Conv2dLayer computes this
 //   PIXELS, ROWS, TILES   as above; a strip is no wider than the map, and ROWS no more than its rows
 //   SETS, map(place)      sets of columns (map, p) (in grad_weight of 16 rows), and the order of maps
 //   first(set), other(e)  the maps that a set is joined to: other(e) for first(set) <= e < first(set + 1)

@@ -9,8 +9,8 @@
 // - forward: a warp computes 16 outputs; row group is output `group`. Of a step's 4 * WIDTH features a
 //   lane reads WIDTH neighbours, number member * WIDTH, of rows group and group + 8. Pairs of these are columns
 //   member and member + 4 of one product after the other.
-// - grad_input: a warp computes 8 * WIDTH features; a lane reads WIDTH neighbours, number group * WIDTH, of outputs member
-//   and member + 4. Pairs of these are rows group and group + 8 of one product after the other.
+// - grad_input: a warp computes 8 * WIDTH features; a lane reads WIDTH neighbours, number group * WIDTH, of
+//   outputs member and member + 4. Pairs of these are rows group and group + 8 of one product after the other.
 // grad_parameters is MatrixLayer's. A layer's description has what MatrixLayer asks for, and FORWARD_PASSES and
 // INPUT_PASSES: 1 or 3 products for each (mma.cuh), or 0, then MatrixLayer computes this.
 
@@ -79,7 +79,8 @@ private:
 #pragma unroll
                 for (int tile = 0; tile < SAMPLE_TILES; ++tile) {
                     real x[COUNT];
-                    read_row<L, FEATURES>(x, work.memory + In::OFFSET + min(tile * 8 + group, SAMPLES - 1) * In::SAMPLE, i);
+                    const int n = min(tile * 8 + group, SAMPLES - 1);
+                    read_row<L, FEATURES>(x, work.memory + In::OFFSET + n * In::SAMPLE, i);
 #pragma unroll
                     for (int v = 0; v < COUNT; v += 2) {
                         const float a[4] = {w[0][v], w[1][v], w[0][v + 1], w[1][v + 1]}, b[2] = {x[v], x[v + 1]};

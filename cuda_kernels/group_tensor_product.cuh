@@ -189,7 +189,8 @@ struct TensorProduct {
                 float values[2];
 #pragma unroll
                 for (int half = 0; half < 2; ++half)
-                    values[half] = taps[half] < 0 ? 0.0f : weight[taps[half] + Product::tap_row(ky) * L::KERNEL_WIDTH];
+                    values[half] = taps[half] < 0
+                                       ? 0.0f : weight[taps[half] + Product::tap_row(ky) * L::KERNEL_WIDTH];
                 weights[ky][tile] = Tf32Parts<2>(values);
             }
         }

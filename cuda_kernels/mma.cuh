@@ -55,7 +55,8 @@ struct Tf32Parts {
 };
 
 // mma_tf32: d += a b for operands in TF32.
-// mma_split: d += a b for operands in float, as near as TF32 comes (PASSES = 1) or float (3); operands
+// mma_split: d += a b for operands in float, as near as TF32 comes (PASSES = 1), with b alone as it is (2), or
+// as near as float comes (3); operands
 // that several products share are split once and given as parts.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 
@@ -69,11 +70,9 @@ __device__ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const uns
 
 template <int PASSES>
 __device__ __forceinline__ void mma_split(float (&d)[4], const Tf32Parts<4> &a, const Tf32Parts<2> &b) {
-    static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
-    if constexpr (PASSES == 3) {  // the smallest first
-        mma_tf32(d, a.small, b.big);
-        mma_tf32(d, a.big, b.small);
-    }
+    static_assert(PASSES >= 1 && PASSES <= 3, "operands are rounded once, or one or both split in two");
+    if constexpr (PASSES == 3) mma_tf32(d, a.small, b.big);  // the smallest first
+    if constexpr (PASSES >= 2) mma_tf32(d, a.big, b.small);
     mma_tf32(d, a.big, b.big);
 }
 template <int PASSES>
@@ -93,9 +92,11 @@ inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
 template <int PASSES>
 void mma_split(float (&d)[4], const Tf32Parts<4> &a, const Tf32Parts<2> &b,
                cuda_on_cpu::Site site = cuda_on_cpu::here()) {
-    static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
+    static_assert(PASSES >= 1 && PASSES <= 3, "operands are rounded once, or one or both split in two");
     if constexpr (PASSES == 3)
         cuda_on_cpu::warp_product(d, {{a.small, b.big}, {a.big, b.small}, {a.big, b.big}}, 3, site);
+    else if constexpr (PASSES == 2)
+        cuda_on_cpu::warp_product(d, {{a.big, b.small}, {a.big, b.big}}, 2, site);
     else
         cuda_on_cpu::warp_product(d, {{a.big, b.big}}, 1, site);
 }
@@ -141,7 +142,7 @@ __device__ inline void join(float (&x)[N], const Tf32Parts<N> &parts) {
 
 template <int PASSES>
 __device__ void mma_split(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
-    static_assert(PASSES == 1 || PASSES == 3, "operands are rounded once, or split in two");
+    static_assert(PASSES >= 1 && PASSES <= 3, "operands are rounded once, or one or both split in two");
     if constexpr (PASSES == 1)
         mma_tf32(d, Tf32Parts<4>(a).big, Tf32Parts<2>(b).big);
     else

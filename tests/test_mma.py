@@ -38,6 +38,9 @@ __device__ void multiply(const float *a, const float *b, float *d) {
 extern "C" __global__ void split1(const float *a, const float *b, float *d) {
     multiply<1>(a, b, d);
 }
+extern "C" __global__ void split2(const float *a, const float *b, float *d) {
+    multiply<2>(a, b, d);
+}
 extern "C" __global__ void split3(const float *a, const float *b, float *d) {
     multiply<3>(a, b, d);
 }
@@ -138,6 +141,15 @@ def test_one_pass_is_the_product_of_the_rounded_operands(way, order):
     assert np.abs(got - wanted).max() < 4e-6
     assert error(got, wanted) < 3e-7
     assert error(got, d + a.astype(np.float64) @ b) > 1e-5
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_passes_take_the_right_operand_as_it_is(way):
+    a, b, d = operands()
+    rounded = tf32(a).astype(np.float32)
+    assert error(multiply("split2", rounded, b, d, way=way), d + tf32(a) @ b) < 1e-6
+    if way == "host":
+        assert error(multiply("split2", a, b, d, way=way), d + tf32(a) @ b) < 1e-6
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -265,4 +277,4 @@ def test_products_are_on_tensor_cores_from_sm_80_on(architecture):
     has_cores = architecture != "sm_75"
     assert ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32" in ptx) == has_cores
     assert ("shfl.sync" in ptx) == (not has_cores)
-    assert ptx.count("mma.sync") == (1 + 3 + 1 if has_cores else 0)
+    assert ptx.count("mma.sync") == (1 + 2 + 3 + 1 if has_cores else 0)

@@ -1,7 +1,7 @@
 """Which phases of a group's layers use tensor cores, by estimates of both ways: those of
 tensor_tiles.py and of tiles.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpucnn.backends.cuda.plan import tiles
 from gpucnn.backends.cuda.plan.chain import Boundary
@@ -23,9 +23,14 @@ from gpucnn.backends.cuda.plan.tensor_tiles import (
 RATES = {(8, 0): 512, (8, 6): 128, (8, 7): 256, (8, 9): 128, (9, 0): 1024 * 0.6,
          (10, 0): 1024 * 0.6, (10, 3): 1024 * 0.6, (12, 0): 128, (12, 1): 128}
 PASSES = {"tf32": 1, "float32": 3}
+# Of a convolution forward, by those of the other phases. Rounded weights are wrong alike for every
+# pixel and sample, which adds up in gradients, where rounded maps average out: a second product for
+# the weights' rest halves the largest error of LeNet-5's gradients (batch 64: 2.0e-3 to 1.1e-3), a
+# third gains nothing.
+FORWARD_PASSES = {1: 2, 3: 3}
 # At most this part of the other way's estimated cycles. A program that asks for float32 loses a
 # little accuracy, so that it has to gain more: 0.7 is a guess at how wrong the estimates may be.
-WORTH = {1: 1.0, 3: 0.7}
+WORTH = {1: 1.0, 2: 1.0, 3: 0.7}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def of_convolution(block, cores, link):
     forward, grad_input, grad_weight = (
         tile(block, convolution, *places, False)
         for tile in (tiles.forward_tile, tiles.input_tile, tiles.weight_tile))
-    ways = {"forward": (product_phase(block, cores, out, PIXELS), forward.cycles),
+    cores_forward = replace(cores, passes=FORWARD_PASSES[cores.passes])
+    ways = {"forward": (product_phase(block, cores_forward, out, PIXELS), forward.cycles),
             "grad_weight": (weight_phase(block, cores, out, PIXELS),
                             grad_weight.cycles
                             + bringing(block, grad_weight.parts * partial_size))}
@@ -107,4 +113,5 @@ def described(layers, direction):
     if not used:
         return ""
     passes = max(used.values())
-    return f" (tensor cores, {passes} pass{'es' * (passes > 1)}: {' '.join(used)})"
+    passes = f"up to {passes} passes" if passes > 1 else "1 pass"
+    return f" (tensor cores, {passes}: {' '.join(used)})"

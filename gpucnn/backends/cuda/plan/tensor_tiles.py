@@ -18,7 +18,7 @@ from gpucnn.backends.cuda.plan.tiles import SCHEDULERS, WARP, Cycles
 # rounding (compare, add), or splitting (the same, mask, subtract, the same).
 PRODUCT = 16 * 8 * 8    # multiply-adds of one mma
 CONFLICTS = 1.25        # accesses of a warp's read: fragments reach over rows, maps and samples
-OPERAND = {1: 3, 3: 7}
+OPERAND = {1: 3, 2: 4, 3: 7}
 UNIT = 100              # a unit, or an item of grad_weight, beside all else
 CHUNK = 60              # eight columns of A
 GATHER = 16             # until a lane knows where its two weights of a tile are, for each
@@ -117,6 +117,7 @@ def weight_phase(block, cores, side, pixels):
 
 
 def _strips(side, pixels):
+    """The lengths of strips worth trying, among them the first of `pixels`."""
     return [length for length in pixels if length <= side.width
             and (length <= 2 or _window(side, length) <= LARGEST_WINDOW or length == pixels[0])]
 
