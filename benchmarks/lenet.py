@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from benchmarks import limit, plot, race, report
-from benchmarks.agreement import CHECKED_STEPS
 from benchmarks.options import parser, positive, whole_number, whole_numbers
 from benchmarks.precisions import FLOAT32
 from benchmarks.sides import PEERS, BenchmarkError
@@ -45,7 +44,7 @@ def _compare(options):
                                        for batch_size in options.batch],
                              what="training throughput, samples per second",
                              table=_table(options))
-    print("\n" + _agreement(comparisons))
+    print("\n" + report.agreement_line(comparisons))
     if options.plot is not None:
         precision = "" if options.device == "cpu" else f", {FLOAT32}"
         figure = plot.throughput(comparisons, options.peer,
@@ -90,18 +89,6 @@ def _table(options):
     return PrecisionTable(
         options.peer, options.device,
         lambda batch_size: limit.training_work(network, image_shape, batch_size), speed)
-
-
-def _agreement(comparisons):
-    """How far apart sides were before, a line for each precision."""
-    lines = []
-    for precision in dict.fromkeys(name for one in comparisons for name in one.agreement):
-        losses, parameters = (max(one.agreement[precision][name] for one in comparisons)
-                              for name in ("loss_difference", "parameter_difference"))
-        lines.append(f"losses differ by {losses:.1g} at most, parameters by {parameters:.1g} "
-                     f"(norms)" + (f", {precision}" if precision != FLOAT32 else ""))
-    return (f"Before timing, {CHECKED_STEPS} steps from the same initial parameters: "
-            + "; ".join(lines))
 
 
 if __name__ == "__main__":

@@ -69,11 +69,13 @@ class SpeedTask:
     """Measuring what a device reaches."""
 
     device: str
+    matrix_size: int = MATRIX_SIZE
+    copied_bytes: int = COPIED_BYTES
     unit: int = 1
 
     def worker(self, side, keywords):
         """What does the task in a side's process."""
-        return SpeedMeter(self.device)
+        return SpeedMeter(self.device, self.matrix_size, self.copied_bytes)
 
 
 class SpeedMeter:

@@ -7,18 +7,21 @@ from pathlib import Path
 from benchmarks.models import MODELS
 
 
-def parser(prog, description, peers):
-    """A parser of the shared options; `peers` are the names that `--peer` knows."""
+def parser(prog, description, peers, *, model=True):
+    """A parser of the shared options; `peers` are the names that `--peer` knows. model: whether
+    there is a choice of one."""
     made = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     made.add_argument("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N")
     made.add_argument("--peer", type=_some_of(peers), default=["torch"],
                       help=f"whom to compare with, separated by commas: {', '.join(peers)} "
                            f"(default: torch)")
-    made.add_argument("--model", choices=MODELS, default="lenet5")
+    if model:
+        made.add_argument("--model", choices=MODELS, default="lenet5")
     made.add_argument("--seconds", type=positive, default=1.0,
-                      help="length of a window (default: 1)")
+                      help="length of a window (default: %(default)g)")
     made.add_argument("--rounds", type=whole_number, default=7,
-                      help="windows of each side; medians are taken over them (default: 7)")
+                      help="windows of each side; medians are taken over them "
+                           "(default: %(default)d)")
     made.add_argument("--out", type=Path, metavar="FILE",
                       help="write every window, the machine and the versions there, as JSON")
     return made

@@ -30,7 +30,7 @@ class Trainer:
         self._task = task
         self._network = task.network(task.device)
         chosen = {} if precision is None else {"precision": precision}
-        self._plan = self._network.compile_step(loss="cross_entropy", optimizer=task.optimizer,
+        self._plan = self._network.compile_step(loss=task.loss, optimizer=task.optimizer,
                                                 batch_size=task.batch_size, **chosen)
         self._data = self._plan.load(task.dataset())
         self._order = task.order()
@@ -48,7 +48,7 @@ class Trainer:
         return self._network.parameter_values()
 
     def versions(self):
-        return _versions(self._network)
+        return versions(self._network)
 
     def reset(self, values):
         """As `fit` goes back to a checkpoint, here to its beginning."""
@@ -91,9 +91,10 @@ class Predictor:
             self.labels()
 
     def versions(self):
-        return _versions(self._network)
+        return versions(self._network)
 
 
-def _versions(network):
+def versions(network):
+    """Name -> version of what a network runs on."""
     return {"gpucnn": gpucnn.__version__, "NumPy": np.__version__, "BLAS": blas_version(),
             "gpucnn device": network.backend.description}

@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.jax_layers import Form, jax_layers
 from benchmarks.precisions import FLOAT32, TF32, in_each_precision
 from benchmarks.sides import BenchmarkError
+from gpucnn.losses import get_loss
 
 # Long enough for a call's own time not to count: on a GPU, where it is that of many small steps,
 # longer. It is also of how many samples a window is a multiple.
@@ -94,7 +95,8 @@ class Trainer:
         self._input = _Input(network, form)
         self._masks = jax.device_put({name: layer.masks for name, layer in self._layers.items()
                                       if layer.masks is not None})
-        self._begin({name: layer.initial for name, layer in self._layers.items()})
+        self._target = getattr(get_loss(task.loss), "target", None)  # mse has one
+        self._begin(self._initial())
         images, labels = task.padded_pictures()
         self._data = jax.device_put((self._input.ordered(images, np), labels))
         self._order = task.order()
@@ -162,12 +164,16 @@ class Trainer:
         counts = [self._count_misread(self._state[0], *part) for part in self._test]
         return int(sum(self._jax.device_get(counts)))
 
+    def _initial(self):
+        """The network's initial parameters."""
+        return {name: layer.initial for name, layer in self._layers.items()}
+
     def _begin(self, parameters):
         """The state of these parameters at rest. The arrays of a state are donated to each step, so
         that they must be nobody else's."""
         jax = self._jax
-        self._state = jax.tree.map(partial(jax.numpy.array, copy=True), (
-            parameters, jax.tree.map(np.zeros_like, parameters)))
+        velocities = jax.tree.map(np.zeros_like, parameters) if self._task.momentum else {}
+        self._state = jax.tree.map(partial(jax.numpy.array, copy=True), (parameters, velocities))
 
     def _run_step(self, order, rate):
         self._state, loss = self._step(self._state, (order, rate), self._data)
@@ -193,13 +199,19 @@ class Trainer:
         momentum, decay = self._task.momentum, self._task.weight_decay
         if decay:
             gradients = tree_map(lambda g, p: g + decay * p, gradients, parameters)
-        velocities = tree_map(lambda v, g: momentum * v + g, velocities, gradients)
-        parameters = tree_map(lambda p, v: p - rate * v, parameters, velocities)
+        steps = gradients
+        if momentum:
+            steps = velocities = tree_map(lambda v, g: momentum * v + g, velocities, gradients)
+        parameters = tree_map(lambda p, s: p - rate * s, parameters, steps)
         return (parameters, velocities), loss
 
     def _loss(self, parameters, x, labels):
-        outputs = self._jax.nn.log_softmax(_outputs(self._layers, parameters, x))
-        return -self._jax.numpy.take_along_axis(outputs, labels[:, None], axis=1).mean()
+        outputs = _outputs(self._layers, parameters, x)
+        if self._target is not None:
+            here = self._jax.nn.one_hot(labels, outputs.shape[1])
+            return 0.5 * ((outputs - self._target * (2 * here - 1))**2).sum() / len(labels)
+        logarithms = self._jax.nn.log_softmax(outputs)
+        return -self._jax.numpy.take_along_axis(logarithms, labels[:, None], axis=1).mean()
 
     def _misread_of(self, parameters, images, labels):
         x = self._input.scaled(images)

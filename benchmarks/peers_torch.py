@@ -72,6 +72,8 @@ def import_torch(device="cpu", precision=FLOAT32):
 class Trainer:
     """Trains a task with PyTorch's autograd."""
 
+    step_type = Step
+
     def __init__(self, task, way=EAGER, precision=FLOAT32, threads=None, onednn=True):
         torch = self._torch = import_torch(task.device, precision)
         if threads is not None:
@@ -79,7 +81,7 @@ class Trainer:
         torch.backends.mkldnn.enabled = onednn
         self._task = task
         self._device = torch.device(task.device)
-        self._step = Step(torch, task, self._device)
+        self._step = self.step_type(torch, task, self._device)
         self._way = make_way(way, torch, self._step, task)
         self._order = task.order()
         self._test = None

@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict
 
+from benchmarks.agreement import CHECKED_STEPS
 from benchmarks.contest import compare
 from benchmarks.machine import machine
+from benchmarks.precisions import FLOAT32
 
 
 def run(options, tasks, *, what, table):
@@ -47,6 +49,18 @@ def versions_line(versions):
     for some in versions:
         found |= some
     return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def agreement_line(comparisons):
+    """How far apart sides were before they were timed, in each precision."""
+    parts = []
+    for precision in dict.fromkeys(name for one in comparisons for name in one.agreement):
+        losses, parameters = (max(one.agreement[precision][name] for one in comparisons)
+                              for name in ("loss_difference", "parameter_difference"))
+        parts.append(f"losses differ by {losses:.1g} at most, parameters by {parameters:.1g} "
+                     f"(norms)" + (f", {precision}" if precision != FLOAT32 else ""))
+    return (f"Before timing, {CHECKED_STEPS} steps from the same initial parameters: "
+            + "; ".join(parts))
 
 
 def save(path, record):

@@ -80,6 +80,30 @@ class PrecisionTable(Table):
         return f"{self._work(batch_size).seconds(self._speed, precision) / seconds:.1%}"
 
 
+class OnlineTable(Table):
+    """A row for each number of networks: our updates a second, the time in which each network has
+    one, its share of the limit; peers with their best setting of any precision, and the ratio to
+    the best of all."""
+
+    def __init__(self, peers, limit):
+        """limit: number of networks -> the least time in which each has an update, or None."""
+        super().__init__("networks", peers)
+        self._columns = ["networks", OURS, "us an update of each", "of the limit"]
+        self._limit = limit
+
+    def rows(self, comparison):
+        ours = comparison.best(OURS)
+        seconds = comparison.size / ours.median
+        share = MISSING if self._limit is None else (
+            f"{self._limit(comparison.size) / seconds:.1%}")
+        cells = [f"{comparison.size}", _rate(ours), f"{1e6 * seconds:,.1f}", share,
+                 *self._peer_cells(comparison)]
+        return _line(cells + ([_median_ratio(ours, comparison.best_peer())] if self._peers else []))
+
+    def _last_columns(self):
+        return [f"{OURS} / best peer"] if self._peers else []
+
+
 def _median_ratio(ours, theirs):
     return MISSING if theirs is None else _ratio(median(ratios(ours, theirs)))
 

@@ -15,7 +15,7 @@ TRAINED_STEPS, TRAINED_BATCH = 150, 32  # before inference, so that labels are t
 @dataclass(frozen=True)
 class Task:
     """Training `model`, a name of `MODELS`, on a device in batches of `batch_size`, with cross
-    entropy and SGD with momentum.
+    entropy, or another `loss`, and SGD with momentum.
 
     shift: by how many pixels pictures are moved at most, either way. scheduled: whether the
     learning rate changes from step to step.
@@ -29,6 +29,7 @@ class Task:
     weight_decay: float = 0.0
     shift: int = 0
     scheduled = False
+    loss = "cross_entropy"
 
     @property
     def size(self):

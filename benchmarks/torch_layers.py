@@ -13,7 +13,11 @@ def torch_layers(torch, network, device, *, training=True):
 
 
 class _Step:
-    """A layer of the network in PyTorch: `parameters` is name -> tensor that is trained."""
+    """A layer of the network in PyTorch: `parameters` is name -> tensor that is trained;
+    `apply(parameters, x)` computes with others."""
+
+    def __call__(self, x):
+        return self.apply(self.parameters, x)
 
     def __init__(self, torch, layer, input_shape, device, training):
         self._functions = torch.nn.functional
@@ -30,9 +34,10 @@ class _Step:
         """The NumPy values of a parameter in the shape that PyTorch wants."""
         return values
 
-    def values(self):
-        """Name -> NumPy array as this library has it."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters.items()}
+    def values(self, parameters=None):
+        """Name -> NumPy array as this library has it, of the layer's own parameters or others."""
+        return {name: tensor.detach().cpu().numpy()
+                for name, tensor in (parameters or self.parameters).items()}
 
 
 class _Conv2d(_Step):
@@ -49,8 +54,8 @@ class _Conv2d(_Step):
                 np.broadcast_to(mask, self._dense_shape).reshape(self.parameters["weight"].shape),
                 dtype=torch.float32, device=device)
 
-    def __call__(self, x):
-        weight, bias = self.parameters["weight"], self.parameters.get("bias")
+    def apply(self, parameters, x):
+        weight, bias = parameters["weight"], parameters.get("bias")
         if self._covers_input:
             return self._squash(self._functions.linear(x.flatten(1), weight, bias))
         return self._squash(self._functions.conv2d(x, weight, bias, self._options["stride"],
@@ -67,45 +72,44 @@ class _Conv2d(_Step):
         dense[outputs, inputs] = values
         return dense.reshape(len(dense), -1) if self._covers_input else dense
 
-    def values(self):
+    def values(self, parameters=None):
         inputs, outputs = self._table.pairs
-        values = super().values()
+        values = super().values(parameters)
         return values | {"weight": values["weight"].reshape(self._dense_shape)[outputs, inputs]}
 
 
 class _Subsample2d(_Step):
-    def __call__(self, x):
+    def apply(self, parameters, x):
         options = self._options
         if not options["trainable"]:
             return self._squash(self._functions.avg_pool2d(x, options["pool_size"],
                                                            options["stride"]))
         sums = self._functions.avg_pool2d(x, options["pool_size"], options["stride"],
                                           divisor_override=1)
-        return self._squash(self._addcmul(self.parameters["bias"], sums,
-                                          self.parameters["coefficient"]))
+        return self._squash(self._addcmul(parameters["bias"], sums, parameters["coefficient"]))
 
     def stored(self, name, values):
         return values[:, None, None]
 
-    def values(self):
-        return {name: array[:, 0, 0] for name, array in super().values().items()}
+    def values(self, parameters=None):
+        return {name: array[:, 0, 0] for name, array in super().values(parameters).items()}
 
 
 class _Dense(_Step):
-    def __call__(self, x):
-        weight, bias = self.parameters["weight"], self.parameters["bias"]
+    def apply(self, parameters, x):
+        weight, bias = parameters["weight"], parameters["bias"]
         if x.ndim == 4:
             return self._squash(self._functions.conv2d(x, weight[:, :, None, None], bias))
         return self._squash(self._functions.linear(x, weight, bias))
 
 
 class _MaxPool2d(_Step):
-    def __call__(self, x):
+    def apply(self, parameters, x):
         return self._functions.max_pool2d(x, self._options["pool_size"], self._options["stride"])
 
 
 class _Flatten(_Step):
-    def __call__(self, x):
+    def apply(self, parameters, x):
         return x.flatten(1)
 
 

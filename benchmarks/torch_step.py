@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from benchmarks.torch_layers import torch_layers
+from gpucnn.losses import get_loss
 
 
 class Step:
@@ -14,6 +15,7 @@ class Step:
         self._torch = torch
         self.device = device
         self.batch_size = task.batch_size
+        self._loss = torch_loss(torch, task.loss)
         network = task.network()
         self._layers = torch_layers(torch, network, device)
         self._masked = [layer for _, layer in self._layers
@@ -48,7 +50,7 @@ class Step:
 
     def loss(self, x, labels):
         """The loss of a batch, from which `update` goes back."""
-        return self._torch.nn.functional.cross_entropy(self.outputs(x), labels)
+        return self._loss(self.outputs(x), labels)
 
     def update(self, loss):
         """Backward pass and update of the parameters; the loss as a mere number on the device."""
@@ -93,6 +95,19 @@ class Step:
         """Tensor -> its velocity, in place; none before the first step."""
         return {tensor: state["momentum_buffer"]
                 for tensor, state in self._optimizer.state.items()}
+
+
+def torch_loss(torch, name):
+    """A loss of this library as a function of outputs (samples, classes) and labels."""
+    if name == "cross_entropy":
+        return torch.nn.functional.cross_entropy
+    target = get_loss(name).target
+
+    def mse(outputs, labels):
+        here = labels[:, None] == torch.arange(outputs.shape[1], device=labels.device)
+        return 0.5 * (outputs - target * (2.0 * here - 1)).square().sum() / len(labels)
+
+    return mse
 
 
 def scaling(network):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import lenet, limit, peers_torch
+from benchmarks import lenet, limit, peers_torch, report
 from benchmarks.contest import Comparison, Measurement
 from benchmarks.limit import Speed, SpeedMeter, Work, training_work
 from benchmarks.options import parser
@@ -99,7 +99,7 @@ def test_the_differences_of_each_precision_are_told_apart():
         "float32": {"loss_difference": size * 1e-7, "parameter_difference": 1e-5},
         "tf32": {"loss_difference": 3e-4, "parameter_difference": size * 1e-3}})
         for size in (1, 2)]
-    text = lenet._agreement(found)
+    text = report.agreement_line(found)
     assert "losses differ by 2e-07 at most, parameters by 1e-05 (norms); " in text
     assert "losses differ by 0.0003 at most, parameters by 0.002 (norms), tf32" in text
 
