@@ -28,7 +28,8 @@ max_pool2d_forward(const real *__restrict__ x, real *__restrict__ output, int al
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+// At least one block on a multiprocessor: unless told so ptxas aims for more on some GPUs, and spills.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
 max_pool2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__ x,
                       real *__restrict__ grad_input, int all_maps, int height, int width, int out_height,
                       int out_width) {

@@ -12,6 +12,7 @@ import numpy as np
 from gpucnn import ConnectionTable
 from gpucnn.shapes import window_positions
 from tests import oracle
+from tests.cuda_on_cpu.runtime import PROFILE
 from tests.layouts import get, put
 
 FLOAT, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
@@ -49,6 +50,8 @@ class Case:
         return results
 
     updated = ()  # the inputs that the op updates in place
+    profile = PROFILE  # of the device that the case needs
+    sums_by_block = False  # whether results depend, in their last bits, on the size of the grid
     dtypes = MappingProxyType({})  # of the results that are not of the case's type
 
     def random(self, *shape, scale=1.0):

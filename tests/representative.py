@@ -7,8 +7,11 @@ cases that launch every kernel; and how to collect the sources of what would be 
 from gpucnn import ConnectionTable
 from gpucnn.backends.cuda import CudaBackend
 from tests.cases import DOUBLE, FLOAT, Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
-from tests.cuda_on_cpu.runtime import HostRuntime
+from tests.cuda_on_cpu.runtime import PROFILE, HostRuntime
+from tests.online_cases import OnlineCase
+from tests.plan_cases import SMALL_PLANS
 from tests.training_cases import AdamCase, GatherCase, LossCase, SgdCase
+from tests.update_cases import SMALL_UPDATES
 
 # (kernel, stride, activation, type)
 CONV2D = (
@@ -44,8 +47,8 @@ DENSE = (("identity", FLOAT), ("scaled_tanh", FLOAT), ("relu", FLOAT), ("tanh", 
 # Input map 1 has no outputs, the fan-in is uneven, and weights are in no particular order.
 UNEVEN_TABLE = ConnectionTable.from_pairs([[3, 0, 2, 0, 3], [1, 0, 1, 2, 0]], in_maps=4, out_maps=3)
 
-# One or two of each op; together they launch every kernel, in several blocks.
-SMALL_CASES = {
+# One or two of each op, and of plans; together they launch every kernel, in several blocks.
+SMALL_OPS = {
     "conv2d": Conv2dCase(UNEVEN_TABLE, 3, (7, 6), (3, 2), (2, 3), (1, 2), "tanh", DOUBLE),
     "conv2d, many maps": Conv2dCase(ConnectionTable.random(9, 10, density=0.3, seed=1), 2, (9, 5),
                                     (5, 5), padding=(2, 2)),
@@ -64,18 +67,19 @@ SMALL_CASES = {
     "sgd_step, plain": SgdCase(300, momentum=0.0, dtype=DOUBLE),
     "adam_step": AdamCase(300, weight_decay=0.01),
 }
+SMALL_CASES = SMALL_OPS | SMALL_UPDATES | SMALL_PLANS | {"online": OnlineCase()}
 
 
 class RecordingRuntime(HostRuntime):
     """Launches nothing; `sources` has the text of every specialisation asked for, by its name."""
 
-    def __init__(self):
-        super().__init__(device="recording")
+    def __init__(self, profile=PROFILE):
+        super().__init__(device="recording", profile=profile)
         self.sources = {}
 
     def compile(self, source, name):
         self.sources[name] = source
-        return lambda kernel: lambda blocks, threads, arguments: None
+        return lambda kernel: lambda blocks, threads, arguments, shared_bytes=0: None
 
 
 def recorded_sources(work):

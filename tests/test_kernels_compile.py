@@ -1,7 +1,7 @@
 """Every kernel compiles for the GPUs of five generations, without spilling registers.
 
-The specialisations are those that the op tests launch, and those of the training steps of the
-library's models and of a net with ReLU and max pooling. NVRTC compiles them without a GPU.
+The specialisations are those that the op tests launch, and those of plans of the library's models
+and of a net with ReLU and max pooling. NVRTC compiles them without a GPU.
 """
 
 import hashlib
@@ -12,35 +12,29 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
-from itertools import product
 
 import numpy as np
 import pytest
 
-from gpucnn import (
-    SGD,
-    Adam,
-    ConnectionTable,
-    Conv2d,
-    Dense,
-    Flatten,
-    MaxPool2d,
-    Network,
-    lenet5,
-    two_stage,
-)
+from benchmarks.models import relu_net
+from gpucnn import SGD, ConnectionTable, lenet5, two_stage
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.kernels import kernel_directory, kernel_parameters
 from tests import nvrtc
 from tests.cases import Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
 from tests.cuda_on_cpu.build import ROOT
+from tests.cuda_on_cpu.profiles import PROFILES
+from tests.cuda_on_cpu.runtime import PROFILE
+from tests.plan_cases import SMALL_PLANS
 from tests.representative import (
     CONV2D,
     DENSE,
     MAX_POOL2D,
     SMALL_CASES,
+    SMALL_OPS,
     SUBSAMPLE2D,
     RecordingRuntime,
+    recorded_sources,
 )
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
@@ -49,28 +43,29 @@ STATIC_SHARED_BYTES = 48 * 1024
 SYSTEM_SHARED_BYTES = 1024  # what some architectures take for themselves in every block
 
 
-def relu_net(**keywords):
-    return Network([Conv2d(1, 8, 3, padding=1, activation="relu"), MaxPool2d(2),
-                    Conv2d(8, 8, 3, connections=ConnectionTable.grouped(8, 8, 2),
-                           activation="relu"), MaxPool2d(3, stride=2), Flatten(),
-                    Dense(8 * 5 * 5, 10, activation="identity")], (1, 28, 28), **keywords)
+# Plans as each GPU would have them: one each, as large networks take long to compile.
+PLANS = {"sm_75": (lenet5, 64), "sm_80": (relu_net, 64), "sm_90": (lenet5, 16384),
+         "sm_100": (two_stage, 64), "sm_120": (two_stage, 16384)}
 
 
-def train(backend):
-    """A training step of each model, at batch 1 and 64, with either loss and optimiser."""
-    for build, loss, optimizer in ((lenet5, "cross_entropy", SGD(lr=0.1, momentum=0.9)),
-                                   (two_stage, "mse", SGD(lr=0.1)),
-                                   (relu_net, "cross_entropy", Adam(lr=0.1))):
-        for batch_size in (1, 64):
-            network = build(device=backend)
-            plan = network.compile_step(loss=loss, optimizer=optimizer, batch_size=batch_size)
-            plan.step(np.zeros((batch_size, 28, 28), np.uint8), np.zeros(batch_size, np.int64))
+def planned_sources(architecture):
+    """Name -> source text of the kernels that a plan launches on a GPU of an architecture."""
+    runtime = RecordingRuntime(PROFILES[architecture])
+    build, batch_size = PLANS[architecture]
+    network = build(device=CudaBackend(runtime))
+    network.compile_step(loss="cross_entropy", optimizer=SGD(lr=0.1, momentum=0.9),
+                         batch_size=batch_size)
+    return runtime.sources
 
 
 def launch_op_cases(backend):
-    """The small cases, and every specialisation of which the generated cases are."""
-    for case in SMALL_CASES.values():
-        case.run_blind(backend)
+    """Small cases, and every specialisation of which the generated cases are. TF32 and large plans
+    are for some architectures only."""
+    backend.runtime.profile = SMALL_PLANS["plan, several groups"].profile
+    SMALL_PLANS["plan, several groups"].run_blind(backend)
+    backend.runtime.profile = PROFILE
+    for name in (*SMALL_OPS, "update", "update, shares", "online"):
+        SMALL_CASES[name].run_blind(backend)
     table = ConnectionTable.full(2, 3)
     for kernel, stride, activation, dtype in CONV2D:
         size = tuple(5 * step + length for step, length in zip(stride, kernel, strict=True))
@@ -106,23 +101,16 @@ def compiler():
 
 
 @pytest.fixture(scope="module")
-def sources():
-    """Specialisation -> source text."""
-    runtime = RecordingRuntime()
-    for work in (launch_op_cases, train):
-        work(CudaBackend(runtime))
-    return runtime.sources
-
-
-@pytest.fixture(scope="module")
-def resources(sources):
+def resources():
     """(specialisation, kernel, architecture) -> what it takes. NVRTC releases Python's lock."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    jobs = list(product(sources, ARCHITECTURES))
+    of_ops = recorded_sources(launch_op_cases)
+    jobs = [(name, source, architecture) for architecture in ARCHITECTURES  # the longest first
+            for name, source in (planned_sources(architecture) | of_ops).items()]
     with ThreadPoolExecutor() as pool:
-        compiled = pool.map(lambda job: compiled_once(sources[job[0]], *job), jobs)
+        compiled = pool.map(lambda job: compiled_once(job[1], job[0], job[2]), jobs)
         return {(name, kernel, architecture): taken
-                for (name, architecture), kernels in zip(jobs, compiled, strict=True)
+                for (name, _, architecture), kernels in zip(jobs, compiled, strict=True)
                 for kernel, taken in kernels.items()}
 
 

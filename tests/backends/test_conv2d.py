@@ -12,6 +12,7 @@ from gpucnn.activations import NAMES
 from gpucnn.errors import KernelError
 from tests import oracle
 from tests.cases import DOUBLE, FLOAT, Conv2dCase
+from tests.conv2d_cases import with_kernel
 from tests.layouts import get, of_nan, put
 from tests.representative import CONV2D, UNEVEN_TABLE, recorded_sources
 
@@ -104,19 +105,22 @@ def test_kernels_that_take_several_strips_match_plain_loops(case, backend):
     case.check(backend)
 
 
-@pytest.mark.parametrize("file", ["conv2d.cu", "conv2d_grad_input.cu", "conv2d_grad_weight.cu"])
+@pytest.mark.parametrize("file", ["conv2d_general.cu", "conv2d_general_grad_input.cu",
+                                  "conv2d_general_grad_weight.cu"])
 def test_large_kernels_do_take_several_strips(file):
     strips = [int(name.split("STRIP_HEIGHT=")[1].split(",")[0].rstrip(")"))
               for case in (LARGE, AS_LARGE_AS_THE_MAP)
-              for name in recorded_sources(lambda backend, case=case: case.run_blind(backend))
+              for name in recorded_sources(
+                  lambda backend, case=case: case.run_blind(with_kernel(backend, "general")))
               if name.startswith(f"{file} ")]
     assert min(strips) < 40
 
 
-def test_a_kernel_whose_rows_exceed_shared_memory_is_refused_by_name(cuda_on_cpu):
+def test_a_kernel_whose_rows_exceed_shared_memory_is_left_to_others(cuda_on_cpu):
     case = Conv2dCase(ConnectionTable.full(1, 1), 1, (1, 1100), (1, 1025))
-    with pytest.raises(KernelError, match=r"a kernel_size whose windows fit .* got 1x1025"):
-        case.run(cuda_on_cpu)
+    with pytest.raises(KernelError, match=r"'general' does not compute forward of a 1x1025 kernel"):
+        case.run(with_kernel(cuda_on_cpu, "general"))
+    case.check(cuda_on_cpu)
 
 
 # -- single facts that the definition implies

@@ -33,7 +33,7 @@ TALLEST = 8             # rows of a unit
 # Registers of a lane's sums, half of them where operands are split and take two each. The compiler
 # reads ahead, so that more would be spilled; and as many activations stand in the code.
 MOST_SUMS = 64
-MOST_OF_WEIGHT = 100    # the same of grad_weight, where nothing but sums are written
+MOST_OF_WEIGHT = 80     # the same of grad_weight, where nothing but sums are written
 L2_BYTES = 40           # that a multiprocessor gets from L2 in a cycle, as in group.py
 GLOBAL_LATENCY = 700
 IN_FLIGHT = 4           # steps of a matrix whose weights are on their way, AT_ONCE there

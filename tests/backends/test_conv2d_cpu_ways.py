@@ -1,0 +1,295 @@
+"""conv2d on NumPy: every way to compute each pass, which is taken, and threads.
+
+What a convolution is, on every backend, test_conv2d.py tests.
+"""
+
+import importlib
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from gpucnn import ConnectionTable, get_backend
+from gpucnn.backends.base import Workspace
+from gpucnn.backends.cpu import rows, small_products, ways
+from gpucnn.backends.cpu.convolution import Convolution
+from gpucnn.backends.cpu.groups import one_group, sets_of_inputs, sets_of_outputs
+from tests.cases import DOUBLE, Conv2dCase
+
+conv2d = importlib.import_module("gpucnn.backends.cpu.conv2d")  # the package has the op's name
+
+COLUMNS = "columns of all maps", "columns of each set of inputs"
+ROWS = "rows of all maps", "rows of each set of inputs"
+TRANSPOSED = "output gradient's rows of all maps", "output gradient's rows of each set of outputs"
+UNEVEN = ConnectionTable.from_pairs([[0, 4, 2, 0, 2, 4, 3], [1, 1, 0, 2, 2, 2, 3]], in_maps=6)
+CASES = {
+    "Table I": Conv2dCase(ConnectionTable.lenet5_c3(), 3, (14, 14), (5, 5), dtype=DOUBLE),
+    "groups": Conv2dCase(ConnectionTable.grouped(6, 9, 3), 5, (9, 7), (4, 3), (1, 1), (2, 1),
+                         dtype=DOUBLE),
+    "one to one": Conv2dCase(ConnectionTable.one_to_one(7), 4, (8, 9), (3, 3), (1, 2), (1, 0),
+                             dtype=DOUBLE),
+    "each input of several": Conv2dCase(ConnectionTable.grouped(3, 12, 3), 2, (7, 7), (2, 2),
+                                        (3, 2), dtype=DOUBLE),
+    "uneven": Conv2dCase(UNEVEN, 3, (11, 6), (3, 2), (2, 1), (0, 1), dtype=DOUBLE),
+    "random": Conv2dCase(ConnectionTable.random(12, 10, density=0.3, seed=1), 2, (6, 8), (1, 3),
+                         dtype=DOUBLE),
+    "full, kernels of a pixel": Conv2dCase(ConnectionTable.full(4, 3), 3, (5, 4), (1, 1),
+                                           dtype=DOUBLE),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+@pytest.fixture
+def cpu():
+    return get_backend("cpu")
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """take(which, name, lines=None): from here on a pass (`forward`, `weight` or `input`) goes the
+    way of that name, by that many lines. Returns whether the case has such a way."""
+    def taken(case, which, name, lines=None):
+        considered = getattr(ways, f"{which}_ways")
+
+        def only(connections, convolution, samples):
+            found = [way for way in considered(connections, convolution, samples)
+                     if way.name == name]
+            return [replace(way, lines=lines or way.lines) for way in found]
+
+        monkeypatch.setattr(conv2d, f"{which}_ways", only)
+        return bool(only(case.table, convolution_of(case), 1))
+    return taken
+
+
+def convolution_of(case):
+    return Convolution(case.size, case.kernel, case.stride, case.padding)
+
+
+def names(considered):
+    return [way.name for way in considered]
+
+
+# -- every way computes the same -------------------------------------------------------------------
+
+
+@each_case
+@pytest.mark.parametrize("name", [*COLUMNS, *ROWS])
+def test_forward_by_every_way_matches_plain_loops(case, name, cpu, take):
+    assert take(case, "forward", name)
+    case.check(cpu)
+
+
+@each_case
+@pytest.mark.parametrize("name", [*COLUMNS, *ROWS])
+def test_the_gradient_by_the_weights_by_every_way_matches_plain_loops(case, name, cpu, take):
+    assert take(case, "weight", name)
+    case.check(cpu)
+
+
+@each_case
+@pytest.mark.parametrize("name", [*COLUMNS, *ROWS, *TRANSPOSED])
+def test_the_gradient_by_the_input_by_every_way_matches_plain_loops(case, name, cpu, take):
+    if not take(case, "input", name):
+        groups = sets_of_inputs(case.table)
+        assert name == ROWS[1] and any(one.input_run is None for one in groups)
+        return
+    case.check(cpu)
+
+
+@each_case
+def test_rows_match_plain_loops_however_many_lines_are_computed_together(case, cpu, take):
+    for lines in range(2, case.size[0] + 1):
+        forward = case.out_shape[2] % lines == 0
+        back = case.size[0] % lines == 0 and case.padding[0] == 0
+        if forward:
+            take(case, "forward", ROWS[1], lines)
+            take(case, "weight", ROWS[0], lines)
+        if back:
+            take(case, "input", TRANSPOSED[1], lines)
+        if forward or back:
+            case.check(cpu)
+
+
+@each_case
+@pytest.mark.parametrize("which", ["forward", "weight", "input"])
+def test_rows_in_many_bands_and_groups_one_after_the_other_match_plain_loops(
+        case, which, cpu, take, monkeypatch):
+    monkeypatch.setattr(rows, "ROWS_BYTES", 1)
+    monkeypatch.setattr(rows, "GROUP_BYTES", 1)
+    name = TRANSPOSED[1] if which == "input" else ROWS[1]
+    assert take(case, which, name)
+    case.check(cpu)
+    if which == "input":
+        take(case, which, ROWS[0])
+        case.check(cpu)
+
+
+@each_case
+def test_products_in_many_pieces_match_plain_loops(case, cpu, take, monkeypatch):
+    monkeypatch.setattr(small_products, "SMALL_PRODUCT", 500)
+    monkeypatch.setattr(small_products, "SHORTEST_CHUNK", 1)
+    monkeypatch.setattr(small_products, "SMALL_RESULT", 20)
+    for forward, back in product((COLUMNS[0], ROWS[0]), repeat=2):
+        take(case, "forward", forward)
+        take(case, "weight", back)
+        take(case, "input", back)
+        case.check(cpu)
+
+
+def test_padding_wider_than_a_kernel_needs_is_added_back_and_not_transposed(cpu):
+    case = Conv2dCase(UNEVEN, 2, (4, 5), (2, 2), padding=(3, 2), dtype=DOUBLE)
+    assert not convolution_of(case).can_be_transposed
+    considered = names(ways.input_ways(case.table, convolution_of(case), 2))
+    assert not set(considered) & set(TRANSPOSED)
+    case.check(cpu)
+
+
+# -- which way is taken ----------------------------------------------------------------------------
+
+
+def taken(table, size, kernel, samples=16):
+    """The names of the ways for the three passes."""
+    convolution = Convolution((size, size), (kernel, kernel), (1, 1), (0, 0))
+    return [considered(table, convolution, samples)[0].name for considered in
+            (ways.forward_ways, ways.weight_ways, ways.input_ways)]
+
+
+def test_full_tables_and_nearly_full_ones_are_computed_as_if_full():
+    for density in (1.0, 0.8, 0.5):
+        table = ConnectionTable.random(64, 64, density=density, seed=0)
+        assert all(name.endswith("of all maps") for name in taken(table, 32, 3))
+
+
+@pytest.mark.parametrize("density", [0.125, 0.0625, 0.03])
+def test_sparse_tables_are_computed_by_rows_of_what_each_output_map_sees(density):
+    table = ConnectionTable.random(128, 128, density=density, seed=0)
+    assert taken(table, 28, 5) == [ROWS[1], ROWS[1], TRANSPOSED[1]]
+
+
+@pytest.mark.parametrize("table", [ConnectionTable.one_to_one(64),
+                                   ConnectionTable.grouped(64, 64, 4),
+                                   ConnectionTable.grouped(64, 128, 16)])
+def test_grouped_tables_are_computed_group_by_group(table):
+    assert all("each set" in name for name in taken(table, 32, 3))
+
+
+def test_lenet5_s_c3_is_computed_as_if_full_since_its_output_maps_see_sixteen_sets():
+    assert all(name.endswith("of all maps") for name in taken(ConnectionTable.lenet5_c3(), 14, 5))
+
+
+def test_the_estimate_falls_with_the_density():
+    convolution = Convolution((32, 32), (3, 3), (1, 1), (0, 0))
+    seconds = [sum(considered(ConnectionTable.random(64, 64, density=density, seed=0),
+                              convolution, 16)[0].seconds
+                   for considered in (ways.forward_ways, ways.weight_ways, ways.input_ways))
+               for density in (1, 0.5, 0.25, 0.125, 0.0625, 0.031)]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[-1] < 0.3 * seconds[0]
+
+
+def test_the_cheapest_of_the_ways_considered_comes_first_and_each_is_there_once():
+    convolution = Convolution((14, 14), (5, 5), (1, 1), (0, 0))
+    for considered in (ways.forward_ways, ways.weight_ways, ways.input_ways):
+        found = considered(ConnectionTable.lenet5_c3(), convolution, 8)
+        assert [way.seconds for way in found] == sorted(way.seconds for way in found)
+        assert len(set(names(found))) == len(found)
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [ConnectionTable.lenet5_c3(), UNEVEN,
+                                   ConnectionTable.grouped(6, 4, 2), ConnectionTable.full(3, 4)])
+def test_groups_have_every_connection_once(table):
+    for groups, maps in ((one_group(table), table.pairs), (sets_of_inputs(table), table.pairs),
+                         (sets_of_outputs(table), table.pairs[::-1])):
+        found = []
+        for one in groups:
+            for inputs, outputs, connections in zip(one.inputs, one.outputs, one.connections,
+                                                    strict=True):
+                for (o, i), connection in np.ndenumerate(connections):
+                    if connection < table.n_connections:
+                        assert tuple(maps[:, connection]) == (inputs[i], outputs[o])
+                        found.append(connection)
+        assert sorted(found) == list(range(table.n_connections))
+
+
+def test_a_group_s_weights_and_their_gradient_are_the_connections_own():
+    weight = np.arange(1.0, UNEVEN.n_connections + 1).reshape(-1, 1, 1)
+    for groups in (one_group(UNEVEN), sets_of_inputs(UNEVEN)):
+        gradient = np.zeros_like(weight)
+        for one in groups:
+            values = one.weights(weight)
+            assert (values[one.connections == UNEVEN.n_connections] == 0).all()
+            one.put_gradient(values, gradient)
+        np.testing.assert_array_equal(gradient, weight)
+
+
+# -- samples and threads ---------------------------------------------------------------------------
+
+
+LARGE = Conv2dCase(ConnectionTable.grouped(16, 16, 2), 70, (12, 12), (3, 3), padding=(1, 1))
+
+
+@pytest.fixture
+def divided(monkeypatch):
+    """Blocks of few samples, and threads for any work."""
+    monkeypatch.setattr(conv2d, "MOST_SAMPLES", 4)
+    monkeypatch.setattr(conv2d, "FEWEST_SAMPLES", 2)
+    monkeypatch.setattr(conv2d, "WORTH_A_THREAD", 1)
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "batch-last"])
+def test_any_number_of_threads_gives_the_same_bits(memory, cpu, divided):
+    results = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            results.append(LARGE.check(cpu, layout=memory, workspace=Workspace(cpu)))
+    for others in results[1:]:
+        for name, array in others.items():
+            np.testing.assert_array_equal(array, results[0][name], name)
+
+
+def test_as_many_threads_work_as_numpy_s_products_may_use(cpu, divided, monkeypatch):
+    asked = []
+    real = conv2d._workers
+    monkeypatch.setattr(conv2d, "_workers", lambda threads: asked.append(threads) or real(threads))
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            LARGE.run(cpu)
+    with threadpool_limits(2, user_api="blas"), cpu.computing():
+        LARGE.run(cpu)
+    assert asked == [2, 2]  # forward and backward; a single thread needs no workers
+
+
+def test_a_small_batch_of_little_work_is_one_block():
+    convolution = Convolution((14, 14), (5, 5), (1, 1), (0, 0))
+    blocks = conv2d._blocks(16, ConnectionTable.lenet5_c3(), convolution, 4)
+    assert blocks == [slice(0, 16)]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 33, 256, 1000])
+def test_blocks_are_all_samples_one_after_the_other(samples):
+    convolution = Convolution((32, 32), (3, 3), (1, 1), (0, 0))
+    blocks = conv2d._blocks(samples, ConnectionTable.full(64, 64), convolution, 4)
+    assert [number for block in blocks for number in range(samples)[block]] == list(range(samples))
+
+
+def test_a_workspace_is_used_again(cpu):
+    taken = []
+
+    class Watched(Workspace):
+        def take(self, name, shape, dtype):
+            array = super().take(name, shape, dtype)
+            taken.append((name, array.__array_interface__["data"][0]))
+            return array
+
+    workspace = Watched(cpu)
+    with threadpool_limits(1, user_api="blas"):
+        LARGE.run(cpu, workspace=workspace)
+        first = set(taken)
+        taken.clear()
+        LARGE.run(cpu, workspace=workspace)
+    assert set(taken) <= first
