@@ -1,4 +1,4 @@
-// Convolution through a connection table: forward.
+// Convolution through a connection table by register tiles: forward.
 //
 //   for n, o, oy, ox:
 //     z = bias[o]
@@ -6,79 +6,53 @@
 //       z += weight[c][ky][kx] * x[n][in(c)][oy * STRIDE_Y + ky - padding_y][ox * STRIDE_X + kx - padding_x]
 //     output[n][o][oy][ox] = act(z)                     (x is 0 outside the map)
 //
-// A block owns a tile of 32 pixels (TILE_SAMPLES x TILE_HEIGHT x TILE_WIDTH) of WARPS output maps:
-// a warp one map, a lane one pixel, so that a weight is one load for the whole warp. The pixels of
-// STAGED_MAPS input maps that the tile needs for STRIP_HEIGHT kernel rows are staged in shared memory
-// and serve all warps; each warp walks its own map's connections, sorted by input map.
+// A lane owns TILE_ROWS x TILE_COLUMNS pixels of MAPS output maps, a warp 32 such tiles of the same maps, so
+// that a weight is one load for the whole warp and an element of x, which comes from shared memory, is
+// loaded once for all taps and pixels of the tile that need it. conv2d_walk.cuh has the loops, who owns
+// which maps and samples, and the shared memory.
 //
-// Shared memory: STAGED_MAPS * MAP_STRIDE reals, static. Launch: 1-D, WARPS * 32 threads, one block
-// per tile and WARPS maps, or fewer: blocks loop.
-// constants.h: KERNEL_*, STRIDE_*, TILE_*, STRIP_HEIGHT, STAGED_MAPS (backends/cuda/conv2d.py).
+// Launch: 1-D, WARPS * 32 threads, a block for each region and group of output maps, or fewer: blocks loop.
+// constants.h: KERNEL_*, STRIDE_*, TILE_*, MAPS, WARPS; SKEWED, whether `skew` is not 0; WINDOW_ALIGNMENT: every
+// lane's window begins at a multiple of so many reals (backends/cuda/conv2d_kernels/tiles.py).
 
 #include "activation.cuh"
 #include "constants.h"
-#include "tile.cuh"
+#include "conv2d_walk.cuh"
 
-constexpr int THREADS = 32 * WARPS;
-constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
-static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
-constexpr int STAGED_HEIGHT = (TILE_HEIGHT - 1) * STRIDE_Y + STRIP_HEIGHT;
-constexpr int STAGED_WIDTH = (TILE_WIDTH - 1) * STRIDE_X + KERNEL_WIDTH;
-constexpr int SAMPLE_STRIDE = sample_stride(STAGED_HEIGHT, STAGED_WIDTH);
-constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
+struct Forward {
+    const real *x, *bias;
+    Maps maps;
+    int first_row, first_column, lead;  // of the window of pixel 0; what is staged before its first column
+
+    __device__ __forceinline__ real begin(int map) const { return bias && map >= 0 ? bias[map] : real(0); }
+    __device__ __forceinline__ void load(real *staged, const int *list, int count, const Stage<BAND> &stage,
+                                         const StageOrigin &origin) const {
+        stage_maps<THREADS>(staged, x, list, count, stage, maps, origin, group_size(maps, origin.column, x, x));
+        commit_copies();
+        wait_for_copies<0>();
+    }
+    __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const SkewedRows<BAND, real> &window,
+                                        const real *weight) const {
+        add_banded_windows<Kernel, SKEWED>(z, window, weight);
+    }
+    static __device__ __forceinline__ real value(real z) { return Squash::value(z); }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
-conv2d_forward(const real *__restrict__ x, const real *__restrict__ weight,
-               const real *__restrict__ bias, const int *__restrict__ starts,
-               const int *__restrict__ connections, const int *__restrict__ inputs,
-               real *__restrict__ output, int samples, int in_maps, int height, int width,
-               int out_maps, int out_height, int out_width, int padding_y, int padding_x) {
-    __shared__ real staged[STAGED_MAPS * MAP_STRIDE];
-    const TileGrid grid(samples, out_height, out_width);
-    const int map_groups = (out_maps + WARPS - 1) / WARPS;
-    const int warp = threadIdx.x / 32;
-    const TilePixel pixel(threadIdx.x % 32);
-    const int mine = pixel.sample * SAMPLE_STRIDE + pixel.row * STRIDE_Y * STAGED_WIDTH
-                     + pixel.column * STRIDE_X;
-
-    for (int work = blockIdx.x; work < grid.tiles() * map_groups; work += gridDim.x) {
-        const TileOrigin origin = grid.origin(work / map_groups);
-        const int o = work % map_groups * WARPS + warp;
-        int next = o < out_maps ? starts[o] : 0;
-        const int end = o < out_maps ? starts[o + 1] : 0;
-        real z = bias && o < out_maps ? bias[o] : real(0);
-
-        for (int first = 0; first < in_maps; first += STAGED_MAPS) {
-            const int maps = min(STAGED_MAPS, in_maps - first);
-            int after = next;
-            for (int strip = 0; strip < KERNEL_HEIGHT; strip += STRIP_HEIGHT) {
-                const int top = origin.row * STRIDE_Y + strip - padding_y;
-                const int left = origin.column * STRIDE_X - padding_x;
-                stage<THREADS, STAGED_HEIGHT, STAGED_WIDTH>(
-                    staged, maps, [&](int map, int sample, int row, int column) {
-                        const int n = origin.sample + sample, iy = top + row, ix = left + column;
-                        const bool inside =
-                            n < samples && iy >= 0 && iy < height && ix >= 0 && ix < width;
-                        return inside ? x[(((size_t)n * in_maps + first + map) * height + iy) * width + ix]
-                                      : real(0);
-                    });
-                __syncthreads();
-                for (after = next; after < end && inputs[after] < first + maps; ++after) {
-                    const real *window = staged + (inputs[after] - first) * MAP_STRIDE + mine;
-                    const real *taps = weight + (size_t)connections[after] * (KERNEL_HEIGHT * KERNEL_WIDTH)
-                                       + strip * KERNEL_WIDTH;
-                    const int rows = min(STRIP_HEIGHT, KERNEL_HEIGHT - strip);
-                    for (int ky = 0; ky < rows; ++ky)
-                        for (int kx = 0; kx < KERNEL_WIDTH; ++kx)
-                            z += taps[ky * KERNEL_WIDTH + kx] * window[ky * STAGED_WIDTH + kx];
-                }
-                __syncthreads();
-            }
-            next = after;
-        }
-        const int n = origin.sample + pixel.sample, oy = origin.row + pixel.row,
-                  ox = origin.column + pixel.column;
-        if (o < out_maps && n < samples && oy < out_height && ox < out_width)
-            output[(((size_t)n * out_maps + o) * out_height + oy) * out_width + ox] = Squash::value(z);
-    }
+conv2d_forward(const real *__restrict__ x, const real *__restrict__ weight, const real *__restrict__ bias,
+               const int *__restrict__ used_starts, const int *__restrict__ used,
+               const int *__restrict__ target_maps, const int *__restrict__ starts,
+               const int *__restrict__ entries, real *__restrict__ output, int samples, int in_maps, int height,
+               int width, int out_maps, int out_height, int out_width, int padding_y, int padding_x, int lead,
+               int tiles_down, int tiles_across, int warp_samples, int block_samples, int pitch, int skew, int plane,
+               int groups, int turns, int chunk, int chunks, int store_at) {
+    extern __shared__ __align__(16) real staged[];
+    const Maps targets{samples, out_maps, out_height, out_width};
+    const TileGrid grid(targets, tiles_down, tiles_across, block_samples);
+    const Stage<BAND> stage{block_samples, (grid.rows - 1) * STRIDE_Y + KERNEL_HEIGHT,
+                      lead + (grid.columns - 1) * STRIDE_X + KERNEL_WIDTH, pitch, skew, plane};
+    const Forward op{x, bias, {samples, in_maps, height, width}, -padding_y, -padding_x, lead};
+    walk_connections(op, staged, weight, output, targets, grid, warp_samples, stage,
+                     Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
+                          turns, chunk, chunks, store_at});
 }

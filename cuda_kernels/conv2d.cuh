@@ -143,3 +143,162 @@ __device__ __forceinline__ void add_products(T *sums, const T (&dz)[ROWS][COLUMN
         }
     }
 }
+
+// One pixel, for some rows of the kernel: the sum of weight[ky][kx] * x[ky][kx] for ky below `rows`; `x` is what
+// the first of them sees.
+template <typename W, typename T>
+__device__ __forceinline__ T window_rows(const T *x, int pitch, const T *weight, int rows) {
+    T sum = 0;
+    for (int ky = 0; ky < rows; ++ky)
+#pragma unroll
+        for (int kx = 0; kx < W::KERNEL_WIDTH; ++kx) sum += weight[ky * W::KERNEL_WIDTH + kx] * x[ky * pitch + kx];
+    return sum;
+}
+
+// Bands of kernel rows whose taps fit into registers: COUNT of ROWS rows, and one of what is left.
+template <typename W>
+struct Bands {
+    static constexpr int FITTING = W::KERNEL_WIDTH < 36 ? 36 / W::KERNEL_WIDTH : 1;
+    static constexpr int PARTS = (W::KERNEL_HEIGHT + FITTING - 1) / FITTING;
+    static constexpr int ROWS = (W::KERNEL_HEIGHT + PARTS - 1) / PARTS;
+    static constexpr int COUNT = W::KERNEL_HEIGHT / ROWS, LEFT = W::KERNEL_HEIGHT % ROWS;
+    using Band = Window<ROWS, W::KERNEL_WIDTH, W::STRIDE_Y, W::STRIDE_X>;
+    using Last = Window<LEFT ? LEFT : 1, W::KERNEL_WIDTH, W::STRIDE_Y, W::STRIDE_X>;
+};
+
+// COUNT, without the compiler knowing it: bands that are not a loop would be computed side by side, which takes
+// more registers than there are.
+template <int COUNT>
+__device__ __forceinline__ int hidden_count() {
+    int count = COUNT;
+#ifdef __CUDA_ARCH__
+    asm volatile("" : "+r"(count));
+#endif
+    return count;
+}
+
+// A window in shared memory whose rows lie `pitch` apart, with `skew` more behind every BAND of them, so that
+// lanes whose windows begin some bands apart read from other banks.
+template <int BAND, typename T>
+struct SkewedRows {
+    const T *first;
+    int pitch, skew;
+    __device__ __forceinline__ const T *at(int row) const { return first + row * pitch + row / BAND * skew; }
+};
+
+// add_windows for skewed rows, from row `first` of the window and of the kernel on.
+template <typename W, int ROWS, int COLUMNS, int BAND, typename T>
+__device__ __forceinline__ void add_skewed_windows(T (&z)[ROWS][COLUMNS], const SkewedRows<BAND, T> &x, int first,
+                                                   const T *weight) {
+    T taps[W::TAPS];
+#pragma unroll
+    for (int t = 0; t < W::TAPS; ++t) taps[t] = weight[first * W::KERNEL_WIDTH + t];
+#pragma unroll
+    for (int r = 0; r < W::rows(ROWS); ++r) {
+        const T *from = x.at(first + r);
+        T row[W::columns(COLUMNS)];
+#pragma unroll
+        for (int q = 0; q < W::columns(COLUMNS); ++q) row[q] = from[q];
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            const int ky = r - i * W::STRIDE_Y;
+            if (ky >= 0 && ky < W::KERNEL_HEIGHT)
+                correlate_row<COLUMNS, W::KERNEL_WIDTH, W::STRIDE_X>(z[i], row, taps + ky * W::KERNEL_WIDTH);
+        }
+    }
+}
+
+// Forward for kernels of any size, band by band of their rows. Where the rows are not skewed, and where the taps do
+// not fit into registers, add_windows does it.
+template <typename W, bool SKEWED, int ROWS, int COLUMNS, int BAND, typename T>
+__device__ __forceinline__ void add_banded_windows(T (&z)[ROWS][COLUMNS], const SkewedRows<BAND, T> &x,
+                                                   const T *weight) {
+    using B = Bands<W>;
+    const int bands = B::LEFT > 0 ? hidden_count<B::COUNT>() : B::COUNT;
+#pragma unroll 1
+    for (int band = 0; band < bands; ++band) {
+        const int first = band * B::ROWS;
+        if constexpr (SKEWED)
+            add_skewed_windows<typename B::Band>(z, x, first, weight);
+        else
+            add_windows<typename B::Band>(z, x.first + first * x.pitch, x.pitch, weight + first * W::KERNEL_WIDTH);
+    }
+    if constexpr (B::LEFT > 0) {
+        constexpr int FIRST = B::COUNT * B::ROWS;
+        if constexpr (SKEWED)
+            add_skewed_windows<typename B::Last>(z, x, FIRST, weight);
+        else
+            add_windows<typename B::Last>(z, x.first + FIRST * x.pitch, x.pitch, weight + FIRST * W::KERNEL_WIDTH);
+    }
+}
+
+// dz that is staged with zeros around it, for add_transposed_windows with a band of a kernel's rows; `rows` begin where
+// the kernel's last element sees the tile's first pixel, which is `below` rows above that of the band's last.
+template <int KERNEL_HEIGHT, int KERNEL_WIDTH, int BAND, typename T>
+struct StagedDz {
+    static constexpr bool WHOLE_ROWS = false;
+    SkewedRows<BAND, T> rows;
+    int below;
+
+    static __device__ constexpr bool has_row(int) { return true; }
+    static __device__ constexpr bool has_column(int) { return true; }
+    __device__ __forceinline__ T at(int row, int column) const {
+        return rows.at(row + KERNEL_HEIGHT - 1 + below)[column + KERNEL_WIDTH - 1];
+    }
+};
+
+// add_transposed_windows for staged dz and kernels of any size, band by band of their rows.
+template <typename W, int ROWS, int COLUMNS, int BAND, typename T>
+__device__ __forceinline__ void add_banded_transposed_windows(T (&grad)[ROWS][COLUMNS],
+                                                              const SkewedRows<BAND, T> &dz, const T *weight) {
+    using B = Bands<W>;
+    const int bands = B::LEFT > 0 ? hidden_count<B::COUNT>() : B::COUNT;
+#pragma unroll 1
+    for (int band = 0; band < bands; ++band) {
+        using Dz = StagedDz<B::ROWS, W::KERNEL_WIDTH, BAND, T>;
+        add_transposed_windows<typename B::Band>(grad, weight + band * B::Band::TAPS,
+                                                 Dz{dz, W::KERNEL_HEIGHT - (band + 1) * B::ROWS});
+    }
+    if constexpr (B::LEFT > 0)
+        add_transposed_windows<typename B::Last>(grad, weight + B::COUNT * B::Band::TAPS,
+                                                 StagedDz<B::LEFT, W::KERNEL_WIDTH, BAND, T>{dz, 0});
+}
+
+// What TAP_ROWS x TAP_COLUMNS taps see of a tile of ROWS x COLUMNS windows, in registers, so that several
+// connections of one input map share it.
+template <typename W, int TAP_ROWS, int TAP_COLUMNS, int ROWS, int COLUMNS, typename T>
+struct SharedWindow {
+    static constexpr int HEIGHT = (ROWS - 1) * W::STRIDE_Y + TAP_ROWS;
+    static constexpr int WIDTH = (COLUMNS - 1) * W::STRIDE_X + TAP_COLUMNS;
+    T at[HEIGHT][WIDTH];
+
+    template <int BAND>
+    __device__ __forceinline__ void load(const SkewedRows<BAND, T> &x) {
+#pragma unroll
+        for (int r = 0; r < HEIGHT; ++r) {
+            const T *from = x.at(r);
+#pragma unroll
+            for (int q = 0; q < WIDTH; ++q) at[r][q] = from[q];
+        }
+    }
+
+    // As add_products, `dz` being read row by row; where it is `counted`, its sum is added to `total`.
+    __device__ __forceinline__ void add_products(T *sums, T &total, const T *dz, int pitch, bool counted) const {
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) {
+            T row[COLUMNS];
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j) row[j] = dz[i * pitch + j];
+            if (counted)
+#pragma unroll
+                for (int j = 0; j < COLUMNS; ++j) total += row[j];
+#pragma unroll
+            for (int ky = 0; ky < TAP_ROWS; ++ky)
+#pragma unroll
+                for (int kx = 0; kx < TAP_COLUMNS; ++kx)
+#pragma unroll
+                    for (int j = 0; j < COLUMNS; ++j)
+                        sums[ky * TAP_COLUMNS + kx] += row[j] * at[i * W::STRIDE_Y + ky][j * W::STRIDE_X + kx];
+        }
+    }
+};

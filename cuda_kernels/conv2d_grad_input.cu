@@ -1,91 +1,64 @@
-// Convolution through a connection table: gradient by the input.
+// Convolution through a connection table by register tiles: gradient by the input, stride 1.
 //
 //   for n, i, iy, ix:
-//     grad_input[n][i][iy][ix] = sum over connections c with in(c) = i, over ky, kx with
-//       oy * STRIDE_Y = iy + padding_y - ky and ox * STRIDE_X = ix + padding_x - kx:
-//       weight[c][ky][kx] * dz[n][out(c)][oy][ox],    dz = grad_output * act'(output)
+//     grad_input[n][i][iy][ix] = sum over connections c with in(c) = i, over ky, kx:
+//       weight[c][ky][kx] * dz[n][out(c)][iy + padding_y - ky][ix + padding_x - kx]
+//     with dz = grad_output * act'(output), 0 outside the map
 //
-// The forward kernel with the table turned round: a block owns a tile of 32 input pixels of WARPS
-// input maps, a warp one map, a lane one pixel. The part of dz that the tile needs for STRIP_HEIGHT
-// kernel rows is computed while it is staged in shared memory, for STAGED_MAPS output maps at a time.
+// The forward kernel with the table turned round: a lane owns TILE_ROWS x TILE_COLUMNS pixels of MAPS input
+// maps, a warp 32 such tiles; dz is staged with zeros around it. conv2d_walk.cuh has the loops, who owns which
+// maps and samples, and the shared memory; grad_output and output are staged side by side, and each thread turns
+// what it has staged into dz. With the identity outputs are not read.
 //
-// Shared memory: STAGED_MAPS * MAP_STRIDE reals, static. Launch: as conv2d_forward, over input tiles.
+// Launch: 1-D, WARPS * 32 threads, a block for each region and group of input maps, or fewer: blocks loop.
+// constants.h: as of conv2d.cu.
 
 #include "activation.cuh"
 #include "constants.h"
-#include "tile.cuh"
+#include "conv2d_walk.cuh"
 
-constexpr int THREADS = 32 * WARPS;
-constexpr int BLOCKS_AT_ONCE = 2;  // on a multiprocessor, at least: without it ptxas aims for more, and spills
-static_assert(TILE_PIXELS == 32, "a lane owns one pixel");
-// As many outputs as have their window's origin in a run of this many input rows or columns.
-constexpr int STAGED_HEIGHT = (TILE_HEIGHT + STRIP_HEIGHT - 2) / STRIDE_Y + 1;
-constexpr int STAGED_WIDTH = (TILE_WIDTH + KERNEL_WIDTH - 2) / STRIDE_X + 1;
-constexpr int SAMPLE_STRIDE = sample_stride(STAGED_HEIGHT, STAGED_WIDTH);
-constexpr int MAP_STRIDE = TILE_SAMPLES * SAMPLE_STRIDE;
+static_assert(STRIDE_Y == 1 && STRIDE_X == 1, "other strides leave gaps between the windows");
 
-// The smallest whole number that is at least a / b, for b > 0 and any a.
-__device__ inline int ceil_div(int a, int b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
+struct GradInput {
+    const real *grad_output, *output;
+    Maps maps;
+    int first_row, first_column, lead, outputs;
+
+    static __device__ __forceinline__ real begin(int) { return 0; }
+    __device__ __forceinline__ void load(real *staged, const int *list, int count, const Stage<BAND> &stage,
+                                         const StageOrigin &origin) const {
+        const int v = group_size(maps, origin.column, grad_output, output);
+        stage_maps<THREADS>(staged, grad_output, list, count, stage, maps, origin, v);
+        if constexpr (HAS_SLOPE) stage_maps<THREADS>(staged + outputs, output, list, count, stage, maps, origin, v);
+        commit_copies();
+        wait_for_copies<0>();
+        if constexpr (HAS_SLOPE) apply_slopes<THREADS>(staged, outputs, count, stage, maps, origin, v);
+    }
+    __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const SkewedRows<BAND, real> &window,
+                                        const real *weight) const {
+        add_banded_transposed_windows<Kernel>(grad, window, weight);
+    }
+    static __device__ __forceinline__ real value(real sum) { return sum; }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_AT_ONCE)
 conv2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__ output,
-                  const real *__restrict__ weight, const int *__restrict__ starts,
-                  const int *__restrict__ connections, const int *__restrict__ outputs,
-                  real *__restrict__ grad_input, int samples, int in_maps, int height, int width,
-                  int out_maps, int out_height, int out_width, int padding_y, int padding_x) {
-    __shared__ real staged[STAGED_MAPS * MAP_STRIDE];
-    const TileGrid grid(samples, height, width);
-    const int map_groups = (in_maps + WARPS - 1) / WARPS;
-    const int warp = threadIdx.x / 32;
-    const TilePixel pixel(threadIdx.x % 32);
-
-    for (int work = blockIdx.x; work < grid.tiles() * map_groups; work += gridDim.x) {
-        const TileOrigin origin = grid.origin(work / map_groups);
-        const int i = work % map_groups * WARPS + warp;
-        int next = i < in_maps ? starts[i] : 0;
-        const int end = i < in_maps ? starts[i + 1] : 0;
-        real sum = 0;
-
-        for (int first = 0; first < out_maps; first += STAGED_MAPS) {
-            const int maps = min(STAGED_MAPS, out_maps - first);
-            int after = next;
-            for (int strip = 0; strip < KERNEL_HEIGHT; strip += STRIP_HEIGHT) {
-                const int top = ceil_div(origin.row + padding_y - strip - (STRIP_HEIGHT - 1), STRIDE_Y);
-                const int left = ceil_div(origin.column + padding_x - (KERNEL_WIDTH - 1), STRIDE_X);
-                stage<THREADS, STAGED_HEIGHT, STAGED_WIDTH>(
-                    staged, maps, [&](int map, int sample, int row, int column) {
-                        const int n = origin.sample + sample, oy = top + row, ox = left + column;
-                        if (n >= samples || oy < 0 || oy >= out_height || ox < 0 || ox >= out_width)
-                            return real(0);
-                        const size_t at =
-                            (((size_t)n * out_maps + first + map) * out_height + oy) * out_width + ox;
-                        return grad_output[at] * Squash::slope(output[at]);
-                    });
-                __syncthreads();
-                for (after = next; after < end && outputs[after] < first + maps; ++after) {
-                    const real *dz = staged + (outputs[after] - first) * MAP_STRIDE
-                                     + pixel.sample * SAMPLE_STRIDE;
-                    const real *taps = weight + (size_t)connections[after] * (KERNEL_HEIGHT * KERNEL_WIDTH)
-                                       + strip * KERNEL_WIDTH;
-                    const int rows = min(STRIP_HEIGHT, KERNEL_HEIGHT - strip);
-                    for (int ky = 0; ky < rows; ++ky) {
-                        const int down = origin.row + pixel.row + padding_y - strip - ky;
-                        if (down < 0 || down % STRIDE_Y) continue;
-                        for (int kx = 0; kx < KERNEL_WIDTH; ++kx) {
-                            const int right = origin.column + pixel.column + padding_x - kx;
-                            if (right < 0 || right % STRIDE_X) continue;
-                            sum += taps[ky * KERNEL_WIDTH + kx]
-                                   * dz[(down / STRIDE_Y - top) * STAGED_WIDTH + right / STRIDE_X - left];
-                        }
-                    }
-                }
-                __syncthreads();
-            }
-            next = after;
-        }
-        const int n = origin.sample + pixel.sample, iy = origin.row + pixel.row,
-                  ix = origin.column + pixel.column;
-        if (i < in_maps && n < samples && iy < height && ix < width)
-            grad_input[(((size_t)n * in_maps + i) * height + iy) * width + ix] = sum;
-    }
+                  const real *__restrict__ weight, const int *__restrict__ used_starts,
+                  const int *__restrict__ used, const int *__restrict__ target_maps,
+                  const int *__restrict__ starts, const int *__restrict__ entries,
+                  real *__restrict__ grad_input, int samples, int in_maps, int height, int width, int out_maps,
+                  int out_height, int out_width, int padding_y, int padding_x, int lead, int tiles_down,
+                  int tiles_across, int warp_samples, int block_samples, int pitch, int skew, int plane, int groups,
+                  int turns, int chunk, int chunks, int store_at) {
+    extern __shared__ __align__(16) real staged[];
+    const Maps targets{samples, in_maps, height, width};
+    const TileGrid grid(targets, tiles_down, tiles_across, block_samples);
+    const Stage<BAND> stage{block_samples, grid.rows + KERNEL_HEIGHT - 1, lead + grid.columns + KERNEL_WIDTH - 1, pitch,
+                            skew, plane};
+    const GradInput op{grad_output, output, {samples, out_maps, out_height, out_width},
+                       padding_y - (KERNEL_HEIGHT - 1), padding_x - (KERNEL_WIDTH - 1), lead,
+                       chunk * stage.slot()};
+    walk_connections(op, staged, weight, grad_input, targets, grid, warp_samples, stage,
+                     Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
+                          turns, chunk, chunks, store_at});
 }

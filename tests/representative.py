@@ -7,6 +7,7 @@ cases that launch every kernel; and how to collect the sources of what would be 
 from gpucnn import ConnectionTable
 from gpucnn.backends.cuda import CudaBackend
 from tests.cases import DOUBLE, FLOAT, Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
+from tests.conv2d_cases import KERNEL_CASES
 from tests.cuda_on_cpu.runtime import PROFILE, HostRuntime
 from tests.online_cases import OnlineCase
 from tests.plan_cases import SMALL_PLANS
@@ -66,7 +67,7 @@ SMALL_OPS = {
     "sgd_step": SgdCase(300, nesterov=True, weight_decay=0.01),
     "sgd_step, plain": SgdCase(300, momentum=0.0, dtype=DOUBLE),
     "adam_step": AdamCase(300, weight_decay=0.01),
-}
+} | KERNEL_CASES
 SMALL_CASES = SMALL_OPS | SMALL_UPDATES | SMALL_PLANS | {"online": OnlineCase()}
 
 

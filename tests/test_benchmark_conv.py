@@ -48,6 +48,8 @@ def test_it_prints_a_row_for_each_table_with_the_ratio_to_its_peer(tmp_path, mon
     place = head.strip("| ").split(" | ").index("gpucnn / grouped")
     assert [row[place] != "-" for row in rows] == [False, False, True, True, False]
     assert "outputs and gradients differed by" in text
+    assert re.search(r"^2, 6, 16, 7, 5, Table I, 62.5 %: forward by \w+ of all maps; grad_input",
+                     text, re.MULTILINE)
     saved = json.loads(out.read_text())["rows"]
     assert [row["table"] for row in saved] == [row[1] for row in rows]
     assert {one["side"] for one in saved[2]["measurements"]} == {"gpucnn", "torch", GROUPED}
@@ -150,6 +152,24 @@ def test_all_settings_of_both_sides_compute_the_same_numbers(case):
                 *conv_cases.PASSES, "sum"}
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_our_side_tells_the_kernels_that_compute_a_case_on_a_gpu(cuda_on_cpu, precision,
+                                                                 monkeypatch):
+    monkeypatch.setattr(conv_ours, "get_backend", lambda device: cuda_on_cpu)
+    monkeypatch.setattr(conv_ours, "cupy_clock", lambda device: WallClock())
+    worker = conv_ours.Worker("cuda", precision=precision)
+    case = cases(Shape(2, 6, 16, 7, 5), (100,), ())[0]
+    worker.load(case)
+    assert list(worker.ways()) == ["forward", "grad_input", "grad_weight"]
+    tolerance = 1e-5 if precision == "float32" else 5e-3
+    monkeypatch.undo()
+    ours = conv_ours.Worker("cpu", threads=1)
+    ours.load(case)
+    expected = ours.results()
+    for name, array in worker.results().items():
+        assert relative_error(array, expected[name]) < tolerance, name
+
+
 def test_settings_are_threads_and_memory_on_a_cpu_and_precisions_on_a_gpu():
     for module in (conv_ours, conv_torch):
         assert {keywords["threads"] for keywords in module.settings("cpu", 8).values()} == {1, 8}
@@ -201,7 +221,9 @@ def row(ours, tf32=1.0, *others):
     return Row((measured("gpucnn", "float32", ours, 2 * ours, 3 * ours),
                 measured("gpucnn", "tf32", tf32, tf32, tf32),
                 measured("torch", "float32", 0.4, 0.4, 0.4, setting="NCHW, float32"),
-                measured("torch", "tf32", 0.2, 0.1, 0.2, setting="NCHW, tf32"), *others), {})
+                measured("torch", "tf32", 0.2, 0.1, 0.2, setting="NCHW, tf32"), *others), {},
+               {"float32": {"forward": "rows", "grad_input": "columns"},
+                "tf32": {"forward": "tensor_cores"}})
 
 
 def cells(table, case, found):
@@ -233,6 +255,14 @@ def test_a_grouped_table_is_compared_with_a_grouped_convolution_too():
     float32, _ = cells(ConvTable("cuda", ["torch"], None), GROUPS_OF_8, found)
     assert float32["torch, grouped"] == "400,000" and float32["gpucnn / grouped"] == "0.50"
     assert float32["of the limit"] == "-"
+
+
+def test_below_the_table_stands_what_computed_ours_in_each_precision():
+    assert ConvTable("cuda", ["torch"], None).ways(SPARSE, row(0.1)).splitlines() == [
+        "2, 32, 32, 6, 3, random, 25 %, float32: forward by rows; grad_input by columns",
+        "2, 32, 32, 6, 3, random, 25 %, tf32: forward by tensor_cores"]
+    assert ConvTable("cpu", ["torch"], None).ways(SPARSE, row(0.1)) == (
+        "2, 32, 32, 6, 3, random, 25 %: forward by rows; grad_input by columns")
 
 
 def test_the_share_of_the_limit_is_by_the_speed_of_a_precision():

@@ -162,7 +162,7 @@ def passes(group):
 
 def test_tf32_uses_tensor_cores_where_they_are_quicker_than_other_units():
     for architecture in ("sm_80", "sm_90", "sm_100"):
-        assert passes(planned(architecture, "tf32")) == {2}  # of the forward pass, see FORWARD_PASSES
+        assert passes(planned(architecture, "tf32")) == {2}  # of the forward pass
     for architecture in ("sm_75", "sm_86", "sm_89", "sm_120"):
         assert passes(planned(architecture, "tf32")) <= {1, 2}
     assert not passes(planned("sm_75", "tf32"))

@@ -13,7 +13,8 @@ from gpucnn.cli import commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NETWORK, BACKWARD, MANY, TORCH, CUPY, EXPLAIN = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NETWORK, BACKWARD, MANY, TORCH, CUPY, EXPLAIN = re.findall(r"```python\n(.*?)```", README,
+                                                           re.DOTALL)
 COMMAND_LINES = re.findall(r"^    (gpucnn .*?)(?:  +#.*)?$", README, re.MULTILINE)
 
 

@@ -75,7 +75,7 @@ class CompiledStep(ABC):
         order (samples,) int32; shifts (samples, 2) int32 or None; scalars (batches, k), the
         optimiser's; state: its arrays by name. loss (1,) gets the mean loss of the last batch;
         totals (3,) float64 are added to as `Backend.mse` does. progress, if given, is called with
-        the number of samples of each batch.
+        numbers of samples, those of a batch or of several.
         """
 
     @abstractmethod

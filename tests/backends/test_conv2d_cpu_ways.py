@@ -197,6 +197,13 @@ def test_the_cheapest_of_the_ways_considered_comes_first_and_each_is_there_once(
         assert len(set(names(found))) == len(found)
 
 
+def test_what_would_be_taken_can_be_asked_for():
+    table = ConnectionTable.random(128, 128, density=0.05, seed=0)
+    found = conv2d.conv2d_ways((16, 128, 28, 28), (5, 5), table)
+    assert {name: considered[0].name for name, considered in found.items()} == {
+        "forward": ROWS[1], "grad_weight": ROWS[1], "grad_input": TRANSPOSED[1]}
+
+
 # -- groups ----------------------------------------------------------------------------------------
 
 

@@ -9,11 +9,11 @@ from gpucnn.backends.base import Workspace
 from tests import layouts
 from tests.cases import DOUBLE, Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
 from tests.layouts import get, put, repeated
-from tests.representative import SMALL_CASES
+from tests.representative import SMALL_OPS
 from tests.training_cases import GatherCase
 
-every_op = pytest.mark.parametrize("case", SMALL_CASES.values(), ids=SMALL_CASES)
-LAYERS = {name: case for name, case in SMALL_CASES.items()
+every_op = pytest.mark.parametrize("case", SMALL_OPS.values(), ids=SMALL_OPS)
+LAYERS = {name: case for name, case in SMALL_OPS.items()
           if isinstance(case, (Conv2dCase, Subsample2dCase, MaxPool2dCase, DenseCase))}
 every_layer = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS)
 TRAINED = {name: case for name, case in LAYERS.items() if not isinstance(case, MaxPool2dCase)}
@@ -152,7 +152,7 @@ class _Moved:
 
 
 def test_gather_writes_into_the_backends_favourite_memory_order(backend):
-    for case in SMALL_CASES.values():
+    for case in SMALL_OPS.values():
         if isinstance(case, GatherCase):
             case.check(backend, allocate=lambda shape, dtype: layouts.slice_of_batch(
                 backend, shape, dtype))

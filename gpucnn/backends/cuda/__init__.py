@@ -1,13 +1,14 @@
 """The CUDA backend: one file per op, under the op's name, each launching `cuda_kernels/`'s of that
 name. It imports without CuPy and without a GPU; its `Runtime` brings both."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda.conv2d import conv2d, conv2d_backward
+from gpucnn.backends.cuda.conv2d_kernels.choice import Conv2dChooser
 from gpucnn.backends.cuda.dense import dense, dense_backward
 from gpucnn.backends.cuda.gather import gather
 from gpucnn.backends.cuda.kernels import Kernels
@@ -38,7 +39,9 @@ class CudaBackend(Backend):
         self.runtime = runtime
         self.kernels = Kernels(runtime)
         self.device = runtime.device
+        self.conv2d_chooser = Conv2dChooser(self)
         self._tables = {}
+        self._table_orders = {}
 
     @property
     def description(self):
@@ -94,6 +97,17 @@ class CudaBackend(Backend):
                 self.runtime.upload(connections.pairs), self._upload(connections.by_output),
                 self._upload(connections.by_input))
         return self._tables[connections]
+
+    def table_order(self, connections, build, *key):
+        """`build(connections, *key)`, a dataclass of NumPy arrays and plain values, with its arrays
+        on the device: made and uploaded once for each table and key."""
+        name = connections, build, *key
+        if name not in self._table_orders:
+            order = build(connections, *key)
+            self._table_orders[name] = replace(order, **{
+                field: self.runtime.upload(array) for field, array in vars(order).items()
+                if isinstance(array, np.ndarray)})
+        return self._table_orders[name]
 
     def _upload(self, order):
         return CompressedOrder(*map(self.runtime.upload,
