@@ -279,6 +279,7 @@ def test_a_picture_has_a_field_for_each_shape_of_several_rows():
     other = cases(Shape(3, 6, 16, 9, 5), (100,), ())[0], row(0.1)
     figure = conv_plot.times([*pairs, other], ["torch"], title="on cuda")
     axes, = [axes for axes in figure.axes if axes.get_visible()]
+    assert "gpucnn, table of groups" in [text.get_text() for text in figure.legends[0].get_texts()]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert list(lines["gpucnn"].get_xdata()) == pytest.approx([25, 100])
     assert list(lines["torch"].get_ydata()) == pytest.approx([200, 200])

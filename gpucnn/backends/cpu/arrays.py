@@ -63,4 +63,4 @@ def sum_rows(rows, out):
 
 def matmul(left, right, out):
     """left @ right. NumPy's own takes a slow path for an inner length of one, an outer product."""
-    return (np.multiply if left.shape[1] == 1 else np.matmul)(left, right, out=out)
+    return (np.multiply if left.shape[-1] == 1 else np.matmul)(left, right, out=out)

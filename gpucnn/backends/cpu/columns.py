@@ -4,34 +4,19 @@ from itertools import product
 
 import numpy as np
 
-from gpucnn.backends.cpu.arrays import batch_last, samples_last, scratch
-from gpucnn.shapes import window_positions
+from gpucnn.backends.cpu.arrays import scratch
+
+COLUMN_BYTES = 768 * 1024  # less than a common core's L2 cache
+GRAD_COLUMN_BYTES = 1024 * 1024  # longer bands: adding them back is many short loops
 
 
 class Columns:
-    """The windows of one convolution, of the shapes of its x and weight."""
+    """The windows of one `Convolution`."""
 
-    def __init__(self, x, weight, stride, padding):
-        self.kernel = weight.shape[1:]
-        self.stride = stride
-        self.padding = padding
-        self.size = x.shape[2:]
-        self.out_size = tuple(map(window_positions, self.size, self.kernel, stride, padding))
-
-    def padded(self, x, workspace):
-        """A block of samples with its zero padding, batch-last."""
-        if self.padding == (0, 0):
-            return batch_last(x, "conv2d.x", workspace)
-        (top, left), (height, width) = self.padding, self.size
-        source = scratch(workspace, "conv2d.x",
-                         (x.shape[1], height + 2 * top, width + 2 * left, len(x)), x.dtype)
-        source.fill(0)
-        np.copyto(self.unpadded(source), samples_last(x))
-        return source
-
-    def unpadded(self, source):
-        (top, left), (height, width) = self.padding, self.size
-        return source[:, top:top + height, left:left + width]
+    def __init__(self, convolution):
+        self.kernel = convolution.kernel
+        self.stride = convolution.stride
+        self.out_size = convolution.out_size
 
     def bands(self, source, most_bytes):
         """Slices of output rows, as many a band as keep its columns within `most_bytes`."""

@@ -22,6 +22,12 @@ def can_limit_blas():
     return _limit() is not None and _limit().holds_in_all_threads
 
 
+def blas_threads():
+    """How many threads NumPy's matrix products may use at the time, or None if it cannot be told
+    (without threadpoolctl)."""
+    return None if _limit() is None else _limit().threads
+
+
 @contextlib.contextmanager
 def one_blas_thread(*, always=False):
     """A context in which matrix products use one thread, if threadpoolctl is installed.
@@ -55,6 +61,11 @@ class _Limit:
         self._lock = threading.Lock()
         self._inside = 0
         self._limiter = None
+
+    @property
+    def threads(self):
+        return max((library.num_threads or 1 for library in self._controller.lib_controllers
+                    if library.user_api == "blas"), default=1)
 
     def enter(self):
         with self._lock:

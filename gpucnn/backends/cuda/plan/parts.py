@@ -96,9 +96,10 @@ class GroupPart:
 class LayerPart:
     """A layer by itself: its op of the backend, on views of the flat arrays."""
 
-    def __init__(self, backend, layer, parameters, gradients, dtype):
+    def __init__(self, backend, layer, parameters, gradients, dtype, precision):
         self.layer = layer
         self._backend = backend
+        self._precision = precision
         self._workspace = Workspace(backend)
         self._values = {slot.name: _view(parameters, slot) for slot in layer.parameters}
         self._gradients = {slot.name: _view(gradients, slot) for slot in layer.parameters}
@@ -130,7 +131,8 @@ class LayerPart:
         return self._backend.empty((maps,), dtype) if found is None else found
 
     def _conv2d(self, dtype):
-        options = self._options("stride", "padding", "activation")
+        options = self._options("stride", "padding", "activation") | {
+            "precision": self._precision}
         table = self.layer.connections
         grad_bias = self._gradient("bias", table.out_maps, dtype)
 

@@ -126,7 +126,7 @@ class CudaStep(CompiledStep):
                 parts.append(GroupPart(self.backend, next(groups), program))
             elif program.layers[place].op != "flatten":
                 parts.append(LayerPart(self.backend, program.layers[place], self.parameters,
-                                       self.gradients, np.dtype(program.dtype)))
+                                       self.gradients, np.dtype(program.dtype), self.precision))
         return parts
 
     def _allocate(self, profile):

@@ -1,0 +1,153 @@
+"""The ways to compute a convolution through a table, and which is taken: by an estimated cost.
+
+Groups are all maps in one (with zeros where they are not joined) or one for each set of inputs;
+each way computes them by columns (`products.py`) or by rows (`rows.py`).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpucnn.backends.cpu.groups import (
+    Groups,
+    one_group,
+    one_group_of_outputs,
+    sets_of_inputs,
+    sets_of_outputs,
+)
+from gpucnn.backends.cpu.products import ColumnProducts
+from gpucnn.backends.cpu.rows import RowProducts, window_rows
+
+# What an estimate counts with, in seconds, measured on one core of an AMD EPYC (family 25) and
+# rounded; only their proportions matter.
+MULTIPLY_ADD = 1 / 50e9
+MOVED_NUMBER = 0.14e-9
+CHOSEN_NUMBER = 0.3e-9
+RUN = 12e-9
+CALL = 1.5e-6
+
+EXTRA_ROWS = 1.5   # a product takes as long as with so many more rows at full speed,
+EXTRA_DEPTH = 10   # and with so much longer sums: what it writes takes time, too
+MOST_LINES = 16
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute one pass. `lines`: of rows, how many are computed together; 0 by columns.
+    `is_transposed`: the gradient by the input as a convolution of the output's gradient, and not
+    added up. `seconds`: the estimated time of one sample."""
+
+    name: str
+    groups: tuple[Groups, ...]
+    lines: int
+    seconds: float
+    is_transposed: bool = False
+
+    def products(self, convolution, weight):
+        """What computes it with these weights (n_connections, *kernel)."""
+        if self.is_transposed:
+            convolution, weight = convolution.transposed, weight[:, ::-1, ::-1]
+        if self.lines:
+            return RowProducts(convolution, self.groups, self.lines, weight)
+        return ColumnProducts(convolution, self.groups, weight)
+
+
+@lru_cache(maxsize=1024)
+def forward_ways(connections, convolution, samples):
+    """The ways to convolve, the cheapest first; `samples` are computed together."""
+    return _sorted(way for maps, groups in _groupings(connections) for way in (
+        _by_columns(maps, groups, convolution, samples, _forward_by_columns),
+        _by_rows(maps, groups, convolution, samples, moves=1)))
+
+
+@lru_cache(maxsize=1024)
+def weight_ways(connections, convolution, samples):
+    """The ways to the gradient by the weights."""
+    return _sorted(way for maps, groups in _groupings(connections) for way in (
+        _by_columns(maps, groups, convolution, samples, _forward_by_columns),
+        _by_rows(maps, groups, convolution, samples, moves=2)))
+
+
+@lru_cache(maxsize=1024)
+def input_ways(connections, convolution, samples):
+    """The ways to the gradient by the input: columns or rows are added up, or rows convolve the
+    output's gradient."""
+    ways = []
+    for maps, groups in _groupings(connections):
+        ways.append(_by_columns(maps, groups, convolution, samples, _backward_by_columns))
+        if all(one.input_run is not None for one in groups):
+            ways.append(_by_rows(maps, groups, convolution, samples, moves=2))
+    if convolution.can_be_transposed:
+        for maps, groups in (("all maps", one_group_of_outputs(connections)),
+                             ("each set of outputs", sets_of_outputs(connections))):
+            ways.append(_by_rows(maps, groups, convolution.transposed, samples, moves=1,
+                                 is_transposed=True))
+    return _sorted(ways)
+
+
+def _groupings(connections):
+    return (("all maps", one_group(connections)),
+            ("each set of inputs", sets_of_inputs(connections)))
+
+
+def _sorted(ways):
+    return tuple(sorted(ways, key=lambda way: way.seconds))
+
+
+def _by_columns(maps, groups, convolution, samples, seconds):
+    return Way(f"columns of {maps}", groups, 0, sum(
+        len(one.inputs) * seconds(convolution, *one.connections.shape[:0:-1], samples)
+        for one in groups))
+
+
+def _forward_by_columns(convolution, n_inputs, n_outputs, samples):
+    """Columns copied, and a product by them."""
+    depth, pixels = n_inputs * convolution.area, _pixels(convolution)
+    return (_product(n_outputs, depth, pixels)
+            + depth * pixels * _moved(convolution, samples) + 4 * CALL / samples)
+
+
+def _backward_by_columns(convolution, n_inputs, n_outputs, samples):
+    """A product that gives the columns' gradient, and its addition."""
+    depth, pixels = n_inputs * convolution.area, _pixels(convolution)
+    return (_product(depth, n_outputs, pixels)
+            + 2 * depth * pixels * _moved(convolution, samples)
+            + (2 + 2 * convolution.area) * CALL / samples)
+
+
+def _by_rows(maps, groups, convolution, samples, *, moves, is_transposed=False):
+    """With as many lines as are the cheapest; `moves`: how often a product's numbers are."""
+    height = convolution.out_size[0]
+    in_maps = 1 + max(int(one.inputs.max()) for one in groups)
+
+    def seconds(lines):
+        pixels = height // lines * convolution.padded_size[1]
+        copied = in_maps * window_rows(convolution, lines) * pixels * MOVED_NUMBER
+        return copied + sum(_seconds_by_rows(one, convolution, lines, pixels, samples, moves)
+                            for one in groups)
+
+    lines = min((lines for lines in range(1, MOST_LINES + 1) if height % lines == 0), key=seconds)
+    way = "output gradient's rows" if is_transposed else "rows"
+    return Way(f"{way} of {maps}", groups, lines, seconds(lines), is_transposed)
+
+
+def _seconds_by_rows(groups, convolution, lines, pixels, samples, moves):
+    count, n_outputs, n_inputs = groups.connections.shape
+    rows = convolution.kernel[1] * n_outputs * lines
+    depth = n_inputs * window_rows(convolution, lines)
+    chosen = 0 if groups.input_run is not None else depth * pixels * CHOSEN_NUMBER
+    return (count * (_product(rows, depth, pixels) + moves * rows * pixels * MOVED_NUMBER + chosen)
+            + 12 * CALL / samples)
+
+
+def _product(rows, depth, columns):
+    return MULTIPLY_ADD * (rows + EXTRA_ROWS) * (depth + EXTRA_DEPTH) * columns
+
+
+def _pixels(convolution):
+    return convolution.out_size[0] * convolution.out_size[1]
+
+
+def _moved(convolution, samples):
+    """The time that a number takes to be copied to a column or added from there."""
+    run = samples * (convolution.out_size[1] if convolution.stride[1] == 1 else 1)
+    return MOVED_NUMBER + RUN / run
