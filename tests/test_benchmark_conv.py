@@ -17,6 +17,8 @@ from benchmarks.sides import BenchmarkError
 from gpucnn import ConnectionTable
 from tests.oracle import relative_error
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
+
 SMALL = Shape(2, 32, 32, 6, 3)
 
 

@@ -11,6 +11,7 @@ from benchmarks.models import MODELS
 from benchmarks.sides import BenchmarkError
 from benchmarks.task import PredictionTask, trained_parameters
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
 
 class Side:
     """A side that gives fixed labels."""

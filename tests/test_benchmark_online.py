@@ -29,6 +29,8 @@ from tests import nvrtc
 from tests.cuda_on_cpu.profiles import PROFILES
 from tests.cuda_on_cpu.runtime import HostRuntime
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
+
 TOLERANCE = 2e-5
 NETWORKS = 3
 

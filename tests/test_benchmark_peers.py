@@ -12,6 +12,8 @@ from benchmarks.sides import OURS, PEERS, RACE_PEERS, BenchmarkError, side, supp
 from benchmarks.task import PredictionTask, Task
 from gpucnn import ConnectionTable, Conv2d, Dataset, Dense, Flatten, MaxPool2d, Network, Subsample2d
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
+
 TOLERANCE = 2e-5
 FORMS = [Form(columns, maps_last) for columns in (False, True) for maps_last in (False, True)]
 MODULES = {"torch": (peers_torch, "torch"), "jax": (peers_jax, "jax"),

@@ -16,6 +16,7 @@ from gpucnn import SGD, digits, fit, write_idx
 from gpucnn.data import mnist
 from gpucnn.schedules import Cosine
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
 
 def result(side, precision, *ends, setting="setting"):
     """A result of one lap for each seed, (seconds, test error); the target is 1 %."""

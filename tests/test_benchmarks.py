@@ -15,6 +15,7 @@ from benchmarks.processes import Process, _Clock
 from benchmarks.sides import BenchmarkError
 from benchmarks.task import ShuffledOrder, Task
 
+pytestmark = pytest.mark.thorough  # trains with other libraries
 
 def measured(**rates):
     """A comparison of gpucnn with sides of one or two settings: side_setting=(rates)."""
