@@ -175,11 +175,12 @@ def test_a_fault_leaves_the_next_launch_alone():
             np.testing.assert_array_equal(run_clusters(RING, blocks=2), after_ring(2, 2, 64))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["address", "thread"])
 def test_all_of_this_holds_with_the_sanitizer(kind):
     tests = "every_order or largest or scheduler_finds or next_launch"
-    result = run_sanitized(kind, ["-m", "pytest", "-q", "-p", "no:cacheprovider", __file__,
-                                  "-k", f"({tests}) and not race"])
+    result = run_sanitized(kind, ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
+                                  __file__, "-k", f"({tests}) and not race"])
     assert result.returncode == 0, result.stdout[-5000:]
 
 

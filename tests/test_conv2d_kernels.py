@@ -195,8 +195,10 @@ def test_no_two_threads_race(forward):
     assert run_all(sanitizer="thread")[1] == forward[1]
 
 
+@pytest.mark.thorough
 def test_kernels_do_nothing_undefined():
-    result = run_sanitized("address", ["-m", "pytest", "-q", "-x", "tests/test_conv2d_kernels.py",
+    result = run_sanitized("address", ["-m", "pytest", "-q", "-n", "0", "-x",
+                                       "tests/test_conv2d_kernels.py",
                                        "-k", "in_every_order or some_at_a_time or not_aligned"])
     assert result.returncode == 0, result.stdout
 
@@ -257,6 +259,7 @@ def spills(found, architecture):
                 for kernel, taken in kernels.items() if taken.spill_bytes}
 
 
+@pytest.mark.thorough
 def test_kernels_chosen_for_the_issues_shapes_compile_without_spills():
     found = {}
     for shape, kernel_size, table in ISSUE.values():
@@ -265,12 +268,14 @@ def test_kernels_chosen_for_the_issues_shapes_compile_without_spills():
     assert not spills(found, "sm_90")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_100", "sm_120"])
 def test_the_largest_tiles_compile_without_spills_elsewhere(architecture):
     found = sources(*ISSUE["64 maps, 3x3"], architecture, activation="scaled_tanh")
     assert not spills(found, architecture)
 
 
+@pytest.mark.thorough
 def test_tensor_cores_compile_without_spills():
     found = sources((64, 256, 16, 16), 3, FULL(256, 256), "sm_90", kernel="tensor_cores")
     assert not spills(found, "sm_90")

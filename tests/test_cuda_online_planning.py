@@ -190,6 +190,7 @@ def compiled():
         return dict(zip(COMPILED, pool.map(compile_for, COMPILED), strict=True))
 
 
+@pytest.mark.thorough
 def test_plans_of_models_compile_for_their_devices_without_spills(compiled):
     for key, (group, taken) in compiled.items():
         assert taken.spill_bytes == 0 and taken.stack_bytes == 0, key

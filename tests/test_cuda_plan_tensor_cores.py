@@ -189,6 +189,7 @@ def test_maps_with_the_same_connections_come_together():
     assert full.joined == ((0, 1),) * 3
 
 
+@pytest.mark.thorough
 def test_no_kernel_spills_registers():
     CACHE.mkdir(parents=True, exist_ok=True)
 

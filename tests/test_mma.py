@@ -198,8 +198,9 @@ def test_the_last_lane_to_come_changes_no_bits():
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.thorough
 def test_products_do_nothing_undefined():
-    result = run_sanitized("address", ["-m", "pytest", "-q", "tests/test_mma.py", "-k",
+    result = run_sanitized("address", ["-m", "pytest", "-q", "-n", "0", "tests/test_mma.py", "-k",
                                        "rounding or every_element"])
     assert result.returncode == 0, result.stdout
 

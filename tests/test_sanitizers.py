@@ -79,10 +79,12 @@ def test_results_have_the_same_bits_on_grids_of_every_size(max_blocks, forward):
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", 1])
+@pytest.mark.thorough
 def test_no_two_threads_race(order):
     assert kernels_of(run_all(sanitizer="thread", order=order)[1]) == KERNELS
 
 
+@pytest.mark.thorough
 def test_no_kernel_leaves_its_arrays_or_does_what_is_undefined():
     result = run_sanitized("address", ["-m", "tests.test_sanitizers"])
     assert result.returncode == 0, result.stdout

@@ -19,6 +19,7 @@ def example():
     return module
 
 
+@pytest.mark.thorough
 def test_the_example_prunes_and_tunes(example, capsys):
     example.main(["--epochs", "2", "--samples", "1000"])
     dense, pruned, tuned = capsys.readouterr().out.splitlines()
