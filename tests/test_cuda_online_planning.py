@@ -198,6 +198,7 @@ def test_plans_of_models_compile_for_their_devices_without_spills(compiled):
         assert taken.registers > group.registers_of_weights, key
 
 
+@pytest.mark.thorough
 def test_static_and_dynamic_memory_together_fit_into_a_block(compiled):
     for (name, architecture), (group, taken) in compiled.items():
         assert taken.shared_bytes <= RESERVED_BYTES, (name, architecture)
@@ -205,5 +206,6 @@ def test_static_and_dynamic_memory_together_fit_into_a_block(compiled):
                 <= PROFILES[architecture].dynamic_shared_bytes), (name, architecture)
 
 
+@pytest.mark.thorough
 def test_clusters_are_among_what_is_compiled(compiled):
     assert {group.blocks for group, _ in compiled.values()} == {1, 4, 8}

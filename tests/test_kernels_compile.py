@@ -37,6 +37,8 @@ from tests.representative import (
     recorded_sources,
 )
 
+pytestmark = pytest.mark.thorough  # compiles for minutes where nothing is remembered
+
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100", "sm_120")
 CACHE = ROOT / "build" / "nvrtc"
 STATIC_SHARED_BYTES = 48 * 1024
@@ -84,6 +86,7 @@ def compiled_once(source, name, architecture):
     path = CACHE / f"{hashed[:32]}.json"
     if not path.exists():
         kernels = nvrtc.compile_for(source, name, architecture)
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         unfinished.write_text(json.dumps({kernel: asdict(taken)
                                           for kernel, taken in kernels.items()}))
