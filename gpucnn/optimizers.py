@@ -36,6 +36,8 @@ class SGD:
     nesterov: bool = False
     weight_decay: float = 0.0
 
+    is_linear = True  # a step, in parameters, velocity and gradient together
+
     def __post_init__(self):
         _check("SGD: lr", self.lr, 0, low_included=False)
         _check("SGD: momentum", self.momentum, 0, 1)
@@ -71,6 +73,8 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+
+    is_linear = False
 
     def __post_init__(self):
         _check("Adam: lr", self.lr, 0, low_included=False)

@@ -61,28 +61,31 @@ class Images:
 
 
 class ImagesAhead:
-    """Gathers many samples at once, of which one after the other is then wanted."""
+    """Gathers many samples at once, of which one after the other is then wanted. They are divided
+    by the layout's scale."""
 
     def __init__(self, samples, layout, input_range, dtype):
         self._placing = Placing(samples, layout.maps, layout.size, input_range[0])
-        self._inputs = np.empty((samples, layout.maps, *layout.size), dtype)
+        self.inputs = np.empty((samples, layout.maps, *layout.size), dtype)
         self._range = input_range
+        self._scale = layout.scale
 
     def gather(self, images, order, shifts):
-        """The inputs (samples, maps, height, width) for images[order]."""
+        """Fill the first of `inputs`, (samples, maps, height, width), with images[order]."""
         placed = self._placing.place(images, order, shifts)
-        inputs = self._inputs[:len(placed)]
+        inputs = self.inputs[:len(placed)]
         np.copyto(inputs, placed)
         if images.dtype == np.uint8:
-            _scale(inputs, self._range)
-        return inputs
+            _scale(inputs, self._range, self._scale)
+        elif self._scale != 1:
+            inputs /= self._scale
 
 
-def _scale(values, input_range):
-    """Bring 0..255 to the input range, in place."""
+def _scale(values, input_range, scale=1.0):
+    """Bring 0..255 to the input range divided by `scale`, in place."""
     low, high = input_range
-    values *= (high - low) / 255
-    values += low
+    values *= (high - low) / 255 / scale
+    values += low / scale
 
 
 def _overlap(start, length, limit):

@@ -1,8 +1,6 @@
 """Micro-batches: how a batch is divided, and the memory and the runs of one part."""
 
-import numpy as np
-
-from gpucnn.backends.cpu.plan.answers import Answers, OneAnswer
+from gpucnn.backends.cpu.plan.answers import Answers
 from gpucnn.backends.cpu.plan.images import Images
 from gpucnn.backends.cpu.plan.step import Lane, parts
 
@@ -51,11 +49,9 @@ class TrainingLane(InferenceLane):
     """Forward, loss and backward."""
 
     training = True
-    answers_of = Answers
-
     def __init__(self, lowering, samples, dtype, input_range, loss, backend):
         super().__init__(lowering, samples, dtype, input_range)
-        self.answers = self.answers_of(self.lane, self.output, loss, backend)
+        self.answers = Answers(self.lane, self.output, loss, backend)
         self.places = lowering.places()
         grad = self.answers.grad_output
         for number in reversed(range(len(self.runs))):
@@ -68,32 +64,6 @@ class TrainingLane(InferenceLane):
         self.answers.evaluate(labels[order], samples, totals)
         for run, place in zip(reversed(self.runs), reversed(self.places), strict=True):
             run.backward(sums[place], first)
-
-
-class OnlineLane(TrainingLane):
-    """One sample's; images are gathered many at a time, for the steps to come."""
-
-    answers_of = OneAnswer
-
-    def __init__(self, lowering, dtype, input_range, loss, backend):
-        super().__init__(lowering, 1, dtype, input_range, loss, backend)
-        self._x = self.images.output[:, 0, 0, 0, 0, :, :, 0]
-        self._forward = [run.forward for run in self.runs]
-        self._backward = [run.backward for run in reversed(self.runs)]
-        self._sums = None
-
-    def train_one(self, x, label, sums, totals):
-        """The gradients for an input x (maps, height, width), written to `sums`; the loss."""
-        np.copyto(self._x, x)
-        for forward in self._forward:
-            forward()
-        loss = self.answers.answer(label, totals)
-        if sums is not self._sums:
-            self._sums = sums
-            self._parts = [sums[place] for place in reversed(self.places)]
-        for backward, part in zip(self._backward, self._parts, strict=True):
-            backward(part, True)
-        return loss
 
 
 class Lanes:

@@ -1,13 +1,11 @@
 """From a network's layers to the steps of a plan."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 
 from gpucnn.backends.cpu.plan.conv2d import Conv2d
 from gpucnn.backends.cpu.plan.dense import Dense, covers
 from gpucnn.backends.cpu.plan.layout import Layout
-from gpucnn.backends.cpu.plan.online import DirectDense, WideConv2d, WideSubsample2d
 from gpucnn.backends.cpu.plan.plain_op import PlainOp
 from gpucnn.backends.cpu.plan.pooling import TiledMaxPool2d, TiledSubsample2d
 from gpucnn.backends.cpu.plan.tables import groupings, seconds_to_move
@@ -66,51 +64,6 @@ def lower(layers, input_shape, dtype):
     return Lowering(tuple(steps), input_layout)
 
 
-def lower_online(layers, input_shape, parameters, gradients):
-    """The `Lowering` for one sample at a time, on a network's own flat arrays."""
-    roles = [_online_role(layers, number) for number in range(len(layers))]
-    scaled = _scaled(roles)
-    input_layout = layout = Layout(input_shape[0], input_shape[1:])
-    steps, pitch = [], input_shape[2]
-    for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
-        common = {"scaled": scaled[number + 1], "dtype": parameters.dtype}
-        if role in ("conv2d", "wide conv2d"):
-            if any(layer.options["padding"]):  # padding takes an array without gaps
-                pitch = layer.input_shape[2] + 2 * layer.options["padding"][1]
-            out = Layout(layer.output_shape[0], layer.output_shape[1:])
-            windows = Windows(layer.options["kernel_size"], layer.options["stride"], out.size,
-                              ONE, ONE, ONE, True)
-            if role == "wide conv2d":
-                windows = replace(windows, run=(out.size[0] - 1) * pitch + out.size[1])
-                compact = not _takes_gaps(layers[number + 1:], roles[number + 1:])
-                make = partial(WideConv2d, compact=compact)
-            else:
-                make, compact = Conv2d, True
-            ways = groupings(layer.connections, windows, 1, first=number == 0)
-            step = make(layer, layout.scale, out, windows, ways[0],
-                        [(way.name, way.seconds) for way in ways], **common)
-            pitch = out.size[1] if compact else pitch
-        else:
-            if role == "wide subsample2d":
-                step = WideSubsample2d(layer, layout, ONE, **common)
-            elif role == "direct dense":
-                step = DirectDense(layer, layout.scale, parameters, gradients,
-                                   scaled=common["scaled"])
-            else:
-                step = _of_any_plan(layer, role, layout.scale, **common)
-            pitch = step.layout.size[1]
-        steps.append(step)
-        layout = step.layout
-    return Lowering(tuple(steps), input_layout)
-
-
-def _takes_gaps(layers, roles):
-    """Whether the first of some layers reads maps whose rows lie apart; one that pads gives back a
-    gradient with numbers in the gaps."""
-    return bool(roles) and roles[0].startswith("wide") and not any(
-        layers[0].options.get("padding", ()))
-
-
 def _of_any_plan(layer, role, input_scale, *, scaled, dtype):
     if role == "dense":
         return Dense(layer, input_scale, layer.output_shape[1:] or ONE, scaled=scaled, dtype=dtype)
@@ -131,19 +84,6 @@ def _role(layers, number):
             return f"tiled {layer.op}"
         return "plain"
     return layer.op
-
-
-def _online_role(layers, number):
-    """How a layer will be computed one sample at a time."""
-    layer = layers[number]
-    role = _role(layers, number)
-    if role == "conv2d" and layer.options["stride"] == ONE:
-        return "wide conv2d"
-    if role == "dense" and prod(layer.output_shape[1:]) == 1:
-        return "direct dense"
-    if layer.op == "subsample2d" and layer.options["pool_size"] == layer.options["stride"]:
-        return "wide subsample2d"
-    return role if role in ("conv2d", "dense", "flatten") else "plain"
 
 
 def _scaled(roles):

@@ -19,6 +19,12 @@ class Squash:
         self.scale = self._amplitude if scaled else 1.0
         self._zeros = {}
 
+    @property
+    def stores_tanh(self):
+        """Whether what is stored is the tanh of slope * z."""
+        return (self.activation in ("tanh", "scaled_tanh")
+                and self._amplitude == self.scale)
+
     def forward(self, z):
         """Replace slope * z by what is stored."""
         if self.activation == "relu":
@@ -58,3 +64,20 @@ class Squash:
                 stored *= 1 / self._amplitude
             np.subtract(self._amplitude / self.scale, stored, out=stored)
             stored *= grad
+
+    def derivative(self, stored, factor, out):
+        """out = factor times the derivative of y by slope * z, all of one shape."""
+        if self.activation == "identity":
+            out.fill(factor)
+        elif self.activation == "relu":
+            np.greater(stored, 0, out=out, casting="unsafe")
+            if factor != 1:
+                out *= factor
+        elif self.activation == "sigmoid":
+            np.subtract(1, stored, out=out)
+            out *= stored
+            out *= 2 * factor
+        else:  # a tanh: y = amplitude * t, amplitude * (1 - t^2)
+            np.multiply(stored, stored, out=out)
+            out *= -factor / self._amplitude
+            out += self._amplitude * factor

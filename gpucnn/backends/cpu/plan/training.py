@@ -1,18 +1,16 @@
-"""Training steps: micro-batches over worker threads, or one sample at a time."""
+"""Training steps: micro-batches over worker threads."""
 
 import numpy as np
 
 from gpucnn.backends.base import CompiledStep
 from gpucnn.backends.cpu.plan.explain import explain
-from gpucnn.backends.cpu.plan.images import ImagesAhead
-from gpucnn.backends.cpu.plan.lanes import Lanes, OnlineLane, TrainingLane, micro_batch, shares
-from gpucnn.backends.cpu.plan.lowering import lower, lower_online
+from gpucnn.backends.cpu.plan.lanes import Lanes, TrainingLane, micro_batch, shares
+from gpucnn.backends.cpu.plan.lowering import lower
 from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
 
 MOST_GROUPS = 8
-IMAGES_AHEAD = 64  # gathered at once for steps of one sample
 
 
 class CpuStep(CompiledStep):
@@ -28,8 +26,8 @@ class CpuStep(CompiledStep):
         self.parameters = parameters
         self.backend = backend
         self.gradients = gradients
-        self.lowering = self._lower()
-        self.micro_batch = self._micro_batch()
+        self.lowering = lower(program.layers, program.input_shape, parameters.dtype)
+        self.micro_batch = micro_batch(self.lowering.steps, parameters.itemsize)
         pieces = shares(program.batch_size, self.micro_batch)
         self.largest_part = max(piece.stop - piece.start for piece in pieces)
         most = len(pieces)
@@ -41,12 +39,6 @@ class CpuStep(CompiledStep):
             step.bind_gradients(self.sums[0, place], gradients)
         self._totals = np.zeros((most, 3))
         self._lanes = Lanes(self.new_lane)
-
-    def _lower(self):
-        return lower(self.program.layers, self.program.input_shape, self.parameters.dtype)
-
-    def _micro_batch(self):
-        return micro_batch(self.lowering.steps, self.parameters.itemsize)
 
     def new_lane(self, samples):
         """The memory and runs for parts of so many samples."""
@@ -101,53 +93,6 @@ class CpuStep(CompiledStep):
         batch_totals = self._totals[:len(pieces)].sum(axis=0)
         loss[0] = batch_totals[0] / samples
         totals += batch_totals
-
-
-class OnlineStep(CpuStep):
-    """Steps of one sample each, in one thread: as few NumPy calls as can be."""
-
-    def __init__(self, program, parameters, gradients, backend):
-        super().__init__(program, parameters, gradients, backend, threads=1)
-        self._lane = self.new_lane(1)
-        self._sums = self.sums[0]
-        self._weighted = [step for step in self.lowering.steps if step.gradient_size]
-        self._images = ImagesAhead(IMAGES_AHEAD, self.lowering.input_layout, program.input_range,
-                                   parameters.dtype)
-
-    def _lower(self):
-        return lower_online(self.program.layers, self.program.input_shape, self.parameters,
-                            self.gradients)
-
-    def _micro_batch(self):
-        return 1
-
-    def new_lane(self, samples):
-        program = self.program
-        return OnlineLane(self.lowering, self.parameters.dtype, program.input_range, program.loss,
-                          self.backend)
-
-    def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
-        with one_blas_thread(always=True):
-            for first in range(0, len(order), IMAGES_AHEAD):
-                ahead = slice(first, min(first + IMAGES_AHEAD, len(order)))
-                inputs = self._images.gather(images, order[ahead],
-                                             None if shifts is None else shifts[ahead])
-                for x, label, now in zip(inputs, labels[order[ahead]].tolist(), scalars[ahead],
-                                         strict=True):
-                    loss[0] = self._add_up_one(x, label, totals)
-                    self.program.optimizer.update(self.backend, self.parameters, self.gradients,
-                                                  state, now)
-                    if progress is not None:
-                        progress(1)
-
-    def _add_up_one(self, x, label, totals):
-        """The gradients of one sample; its loss."""
-        for step in self._weighted:
-            step.prepare()
-        loss = self._lane.train_one(x, label, self._sums, totals)
-        for step in self._weighted:
-            step.finish()
-        return loss
 
 
 def _groups(pieces):

@@ -20,7 +20,7 @@ class Windows:
     pixels of a cell, (1, 1) without pooling. out_phases: how the cells are ordered in the output.
     in_phases: how the pixels are ordered in the input, (1, 1) or `pitch`. run: if not 0, columns
     are not cells but the `run` numbers from the first pixel of the output to its last, all rows and
-    what lies between them, one sample's (`online.py`).
+    what lies between them, one sample's; for estimates alone (`online`).
     """
 
     kernel: tuple[int, int]
@@ -76,10 +76,6 @@ class Windows:
         and phase are the window pixel, y = phases * shift + phase; columns are (slabs, phases,
         cells) of the output, both axes of each. For one shift no pixel stands twice in the view."""
         maps, _, _, _, _, _, _, samples = x.shape
-        if self.run:
-            shape = (maps, *self.kernel, 1, 1, 1, 1, 1, 1, 1, self.run, 1)
-            one_map, row, column = x.strides[0], x.strides[5], x.itemsize
-            return as_strided(x, shape, (one_map, row, column, *[column] * 9))
         one_map, _, _, *phase, row, column, sample = x.strides
         along = row, column
         slabs = (1, 1) if self.aligned else self.slabs
