@@ -85,6 +85,15 @@ def load_networks(path, *, device="auto"):
     return networks
 
 
+def holds_ensemble(path):
+    """Whether the file `path` is an ensemble; what cannot be read is not."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == ENSEMBLE_FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def save_training(path, network, state):
     """Write a training run's `TrainingState` to `path`."""
     arrays = _network_arrays(network, state.parameters)

@@ -8,6 +8,7 @@ and "auto" takes CUDA exactly if it is usable.
 import functools
 import logging
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -122,7 +123,7 @@ def _owner(array, where):
     if type(array) in _array_types:
         return _array_types[type(array)]
     if _is_cupy(array):
-        return get_backend(f"cuda:{array.device.id}")
+        return _of_cupy(sys.modules["cupy"], array.device.id)
     raise DTypeError(f"{where}: expected a NumPy or CuPy array, got {type(array).__name__}")
 
 
@@ -133,6 +134,12 @@ def _is_cupy(value):
 @functools.cache
 def _cpu():
     return CpuBackend()
+
+
+@functools.cache
+def _of_cupy(cupy, index):
+    """The backend of a device on which there are arrays, so that it is asked for once."""
+    return get_backend(f"cuda:{index}")
 
 
 @functools.cache

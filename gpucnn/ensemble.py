@@ -35,6 +35,16 @@ class Ensemble:
         """The shape of one sample's answer: that of the first network's output."""
         return self.networks[0].output_shape
 
+    @property
+    def backend(self):
+        """The first network's."""
+        return self.networks[0].backend
+
+    @property
+    def device(self):
+        """Where the first network computes, as `to` leaves all of them."""
+        return self.networks[0].device
+
     def __len__(self):
         return len(self.networks)
 
@@ -85,6 +95,12 @@ class Ensemble:
             checked = network.checked_images(images)
         self.positions(checked.shape[2:])
         return checked
+
+    def checked_threads(self, threads):
+        """`threads`, if every network can be computed so: see `Network.checked_threads`."""
+        for network in self.networks:
+            threads = network.checked_threads(threads)
+        return threads
 
     def to(self, device):
         """Move all networks to another device, in place; returns the ensemble itself."""

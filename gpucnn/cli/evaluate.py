@@ -10,7 +10,7 @@ from gpucnn.cli.options import (
     device_option,
     load_data,
     make_console,
-    open_network,
+    open_model,
     threads_option,
     trained_model_argument,
 )
@@ -27,13 +27,14 @@ MOST_COLUMNS = 20  # a wider table does not fit a terminal
 @device_option
 @threads_option
 def evaluate(model, data, part, device, threads):
-    """Measure a trained network's error.
+    """Measure the error of a trained network, or of an ensemble.
 
     Prints it, and which class is how often taken for which.
 
-    MODEL is a file that `gpucnn train` or gpucnn.save_network wrote, or a run's directory.
+    MODEL is a file that `gpucnn train`, gpucnn.save_network or Ensemble.save wrote, or the
+    directory of a run or of a sweep with an ensemble.
     """
-    network = open_network(model, device)
+    network = open_model(model, device)
     train, test, _ = load_data(data)
     dataset = test if part == "test" else train
     counts = confusion(dataset.labels, _answers(network, dataset, threads),

@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 import gpucnn
+from gpucnn.checkpoint import holds_ensemble
 from gpucnn.data.mnist import MIRRORS
 from gpucnn.errors import ArgumentError
 from gpucnn.models import MODELS
 
 EMBEDDED = "digits"
 COLLECTIONS = (EMBEDDED, *MIRRORS)
-MODEL_FILE = "model.safetensors"
+MODEL_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.safetensors"
 
 data_option = click.option(
     "--data", default=EMBEDDED, show_default=True, metavar="|".join(("DIR", *COLLECTIONS)),
@@ -50,14 +51,18 @@ def make_network(model, loss, classes=10, **keywords):
     return MODELS[model](classes, output_activation, **keywords)
 
 
-def open_network(path, device):
-    """The network in a file, or in the run directory that `gpucnn train` wrote."""
-    if not path.is_dir():
-        return gpucnn.load_network(path, device=device)
-    if (path / "checkpoint.safetensors").exists() and not (path / MODEL_FILE).exists():
-        raise ArgumentError(f"{path}: expected a finished run, got one that was interrupted: "
-                            f"gpucnn train --resume --out {path}")
-    return gpucnn.load_network(path / MODEL_FILE, device=device)
+def open_model(path, device):
+    """The network in a file, or in the run directory that `gpucnn train` wrote; or the ensemble in
+    a file, or in the directory that `gpucnn sweep --ensemble` wrote."""
+    if path.is_dir():
+        model, ensemble = path / MODEL_FILE, path / ENSEMBLE_FILE
+        if (path / "checkpoint.safetensors").exists() and not model.exists():
+            raise ArgumentError(f"{path}: expected a finished run, got one that was interrupted: "
+                                f"gpucnn train --resume --out {path}")
+        path = ensemble if ensemble.exists() and not model.exists() else model
+    if holds_ensemble(path):
+        return gpucnn.Ensemble.load(path, device=device)
+    return gpucnn.load_network(path, device=device)
 
 
 def load_data(data):

@@ -9,7 +9,7 @@ import gpucnn
 from gpucnn.cli.group import one_line
 from gpucnn.cli.options import (
     device_option,
-    open_network,
+    open_model,
     threads_option,
     trained_model_argument,
 )
@@ -38,9 +38,10 @@ def predict(context, model, images, strip, invert, device, threads):
     A picture no larger than the network's input is taken as it is. In a larger one the digit is
     cropped, scaled and centred as MNIST's are, unless --strip is given. How sure: the probability
     by softmax where the outputs are linear, else the margin to the second answer. MODEL is a file
-    that `gpucnn train` or gpucnn.save_network wrote, or a run's directory.
+    that `gpucnn train`, gpucnn.save_network or Ensemble.save wrote, or the directory of a run or of
+    a sweep with an ensemble, whose answers are averaged.
     """
-    network = open_network(model, device)
+    network = open_model(model, device)
     network.checked_threads(threads)
     if network.input_shape[0] != 1:
         raise ShapeError(f"predict: expected a network of one input map, got one of "
@@ -84,8 +85,18 @@ def _digit_size(extent):
 
 def _answer(network, outputs):
     label = int(outputs.argmax())
-    if network.layers[-1].options().get("activation") == "identity":
-        probabilities = np.exp(outputs - outputs.max())
-        return f"{label}  probability {100 * probabilities[label] / probabilities.sum():.1f} %"
+    probabilities = _probabilities(network, outputs)
+    if probabilities is not None:
+        return f"{label}  probability {100 * probabilities[label]:.1f} %"
     second = np.sort(outputs)[-2:][0]
     return f"{label}  margin {outputs[label] - second:.3f}"
+
+
+def _probabilities(network, outputs):
+    """Those of the classes, or None where outputs are squashed."""
+    if isinstance(network, gpucnn.Ensemble):
+        return outputs if network.averages == "probabilities" else None
+    if network.layers[-1].options().get("activation") != "identity":
+        return None
+    exponentials = np.exp(outputs - outputs.max())
+    return exponentials / exponentials.sum()

@@ -9,16 +9,17 @@ from statistics import fmean
 
 import gpucnn
 from gpucnn import plots
+from gpucnn.cli.options import ENSEMBLE_FILE
 from gpucnn.cli.run_directory import RESULTS as RUN_RESULTS
 from gpucnn.cli.run_directory import SETTINGS
 from gpucnn.errors import ArgumentError
 from gpucnn.files import write_atomically
 
-ENSEMBLE, OPTIONS = "ensemble.safetensors", "sweep.json"
+OPTIONS = "sweep.json"
 RESULTS = {
     "sweep.csv": "settings, loss and errors of each network",
     "errors.png": "the errors by setting as a picture",
-    ENSEMBLE: "the best setting's networks, for gpucnn.Ensemble.load",
+    ENSEMBLE_FILE: "the best setting's networks, for gpucnn.Ensemble.load",
     OPTIONS: "the options of the sweep",
 }
 DIVERGED = 100.0  # per cent: what the error of a network counts as whose training has diverged
@@ -144,7 +145,7 @@ class SweepDirectory:
     @property
     def ensemble(self):
         """The file for the best setting's networks."""
-        return self.path / ENSEMBLE
+        return self.path / ENSEMBLE_FILE
 
     def check_unused(self):
         """Raise `ArgumentError` if a sweep or a run of `gpucnn train` has left results here."""

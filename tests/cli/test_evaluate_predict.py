@@ -42,6 +42,44 @@ def test_evaluate_wants_as_many_outputs_as_classes(tmp_path):
     assert "labels of 0 to 4" in fail("evaluate", tmp_path / "five", "--device", "cpu")
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The directory of an ensemble of two networks that disagree, as a sweep leaves one."""
+    out = tmp_path_factory.mktemp("ensemble")
+    networks = [gpucnn.two_stage(device="cpu", seed=seed) for seed in (1, 2)]
+    gpucnn.Ensemble(networks).save(out / "ensemble.safetensors")
+    return out
+
+
+def test_evaluate_takes_an_ensemble_and_the_directory_of_a_sweep(together):
+    _, test = gpucnn.digits()
+    ensemble = gpucnn.Ensemble.load(together / "ensemble.safetensors", device="cpu")
+    for model in (together, together / "ensemble.safetensors"):
+        printed = succeed("evaluate", model, "--device", "cpu")
+        assert f"test error {gpucnn.evaluate(ensemble, test):.2f} %" in printed
+
+
+def test_predict_gives_the_mean_probability_of_an_ensemble(together, tmp_path):
+    _, test = gpucnn.digits()
+    ensemble = gpucnn.Ensemble.load(together / "ensemble.safetensors", device="cpu")
+    picture = save_picture(tmp_path / "digit.png", test.images[0, 0])
+    probabilities = ensemble.outputs(test.images[:1]).reshape(-1)
+    printed = succeed("predict", together, picture, "--device", "cpu")
+    assert printed.endswith(f"{probabilities.argmax()}  probability "
+                            f"{100 * probabilities.max():.1f} %\n")
+
+
+def test_predict_gives_the_mean_margin_of_an_ensemble_of_squashed_outputs(tmp_path):
+    ensemble = gpucnn.Ensemble([gpucnn.two_stage(output_activation="scaled_tanh", device="cpu",
+                                                 seed=seed) for seed in (1, 2)])
+    ensemble.save(tmp_path / "squashed")
+    images = gpucnn.digits()[1].images[:1]
+    picture = save_picture(tmp_path / "a.png", images[0, 0])
+    second, first = np.sort(ensemble.outputs(images).ravel().astype(np.float64))[-2:]
+    assert f"margin {first - second:.3f}\n" in succeed(
+        "predict", tmp_path / "squashed", picture, "--device", "cpu")
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_file_that_is_no_model_is_explained(command, tmp_path, trained):
     text = tmp_path / "notes.txt"

@@ -249,9 +249,12 @@ class Kernels:
         return value
 
 
+_limits = cache(np.iinfo)  # made once for each type: launches come by the thousand a second
+
+
 def _scalar(value, dtype, where):
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
+        limits = _limits(dtype)
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
             raise KernelError(f"{where}: expected an int, got {value!r}")
         if not limits.min <= value <= limits.max:
