@@ -23,6 +23,7 @@ from gpucnn import (
 from gpucnn.backends.cpu.plan.online import low_rank
 from tests.oracle import relative_error
 from tests.plan_cases import (
+    CHAINS,
     EXACT,
     assert_alike,
     assert_same_step,
@@ -174,6 +175,15 @@ def test_the_same_rates_behind_others_have_coefficients_of_their_own(optimizer):
     planned, plain = with_both_plans(dense_layers, batch_size=1, optimizer=optimizer)
     for steps in ([0.01] * 4, [0.05] * 2, [0.05] * 2 + [0.01] * 2):
         epochs(planned, plain, len(steps), rates=lambda _, steps=steps: steps)
+
+
+@each_linear
+@pytest.mark.parametrize("chain", [chain for chain in CHAINS if not chain.has_corners][::4],
+                         ids=str)
+@pytest.mark.usefixtures("all_in_low_rank")
+def test_updates_by_pairs_within_any_chain_are_those_of_the_plain_plan(chain, optimizer):
+    planned, plain = with_both_plans(chain.network, batch_size=1, optimizer=optimizer)
+    epochs(planned, plain, 2 * SAMPLES + 1, rates=lambda steps: np.linspace(0.02, 0.01, steps))
 
 
 @each_linear
