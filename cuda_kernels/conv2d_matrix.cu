@@ -133,7 +133,7 @@ __device__ __forceinline__ void multiply_pixels(const real *dense, int pitch, co
         const int top = work % rows * TILE_OUT, left = work / rows * TILE_IN;  // blocks with the same pixels together
         Products sums;
         multiply(sums, DenseWeight{dense, top, pitch}, right_of(left), 0, sources.count * KERNEL, buffers);
-        sums.each([&](int row, int column, real sum) {
+        each_sum(sums, [&](int row, int column, real sum) {
             const int map = top + row, pixel = left + column;
             if (map < targets.count && pixel < pixels)
                 write(map, ((size_t)(pixel / targets.area()) * targets.count + map) * targets.area()
@@ -197,7 +197,7 @@ conv2d_matrix_grad_weight(const real *__restrict__ grad_output, const real *__re
         Products sums;
         multiply(sums, PositionGradient{{grad_output, output}, targets, top},
                  PositionWindow{x, maps, targets, left, padding_y, padding_x}, begin, end, buffers);
-        sums.each([&](int row, int column, real sum) {
+        each_sum(sums, [&](int row, int column, real sum) {
             const int o = top + row, k = left + column;
             if (o >= out_maps || k >= columns) return;
             if (k == columns - 1) {

@@ -16,26 +16,16 @@
 // for each sample; the next step is loaded while this one is multiplied. The bias is one more column
 // of the weight, whose x is 1.
 //
-// FFMA form: a thread owns ROWS outputs x 8 inputs, in fours that are neighbours where ROWS allows.
-// Of four neighbouring lanes two share their outputs and two their inputs, so that a 16-byte load of
-// the warp takes two passes through shared memory instead of four: with ROWS = 8 that is 8 passes for
-// 64 multiply-adds, half of what the FMA pipe leaves time for.
-// Tensor core form (float only): a warp owns tiles of 16 outputs x 8 inputs; operands are rounded to
-// TF32 when they are put into shared memory. Rows there are 8 reals longer than the tile, so that the
-// 4 samples x 8 columns of a fragment lie in 32 banks.
+// product_tile.cuh has the FFMA form, and that of tensor cores (float only), for which operands are rounded to TF32 when
+// they are put into shared memory.
 //
 // Shared memory, static: Products::SCRATCH = 2 * STEP * (16 * ROWS + 8 + TILE_IN + 8) reals, ROWS being the
 // largest. Launch: 1-D, THREADS threads, a block for each tile and each share, or fewer: blocks loop.
 // Blocks of the same share stand together, as they read the same samples.
 
 #include "constants.h"
-#include "mma.cuh"
+#include "product_tile.cuh"
 #include "sections.cuh"
-
-constexpr int THREADS = 128, WARPS = THREADS / 32;
-constexpr int STEP = 16;                  // samples in shared memory
-constexpr int TILE_IN = 64, COLUMNS = 8;  // inputs of a block, and of a thread
-constexpr int PADDING = 8;
 
 struct Batch {
     const real *saved;
@@ -74,118 +64,6 @@ struct Staged {
     }
 };
 
-// A thread's sums in the FFMA form. Of the tile's outputs it owns those of `output`, of its inputs
-// those of `input`.
-template <int ROWS>
-struct ThreadSums {
-    static constexpr int CHUNK = ROWS < 4 ? ROWS : 4;
-    real sums[ROWS][COLUMNS] = {};
-    int row, column;
-
-    // Bit 0 of a lane's number chooses among outputs, bit 1 among inputs, see above.
-    __device__ ThreadSums() {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        row = warp * 4 + lane / 16 * 2 + lane % 2;
-        column = lane / 2 % 8;
-    }
-    __device__ __forceinline__ int output(int r) const {
-        return r / CHUNK * 16 * CHUNK + row * CHUNK + r % CHUNK;
-    }
-    __device__ __forceinline__ int input(int c) const { return c / 4 * 32 + column * 4 + c % 4; }
-
-    template <int LEFT_PITCH, int RIGHT_PITCH>
-    __device__ __forceinline__ void add(const real *left, const real *right) {
-#pragma unroll 4
-        for (int k = 0; k < STEP; ++k) {
-            real dz[ROWS], x[COLUMNS];
-#pragma unroll
-            for (int r = 0; r < ROWS; r += CHUNK) {
-                const auto pack = *reinterpret_cast<const Pack<CHUNK> *>(left + k * LEFT_PITCH + output(r));
-#pragma unroll
-                for (int j = 0; j < CHUNK; ++j) dz[r + j] = pack.at[j];
-            }
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c += 4) {
-                const Four four = *reinterpret_cast<const Four *>(right + k * RIGHT_PITCH + input(c));
-#pragma unroll
-                for (int j = 0; j < 4; ++j) x[c + j] = four.at[j];
-            }
-            add_products(sums, dz, x);
-        }
-    }
-
-    // Calls store(output, input, pointer to COUNT neighbouring sums) for all of them, COUNT being 4.
-    template <class Store>
-    __device__ __forceinline__ void each(Store store) const {
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c += 4) store(output(r), input(c), &sums[r][c], Pack<4>());
-    }
-};
-
-// A warp's sums in the tensor core form: TALL x WIDE fragments of 16 outputs x 8 inputs.
-template <int ROWS>
-struct WarpSums {
-    static constexpr int WARPS_DOWN = ROWS < 2 ? 1 : 2, WARPS_ACROSS = WARPS / WARPS_DOWN;
-    static constexpr int TALL = ROWS / WARPS_DOWN, WIDE = TILE_IN / 8 / WARPS_ACROSS;
-    float sums[TALL][WIDE][4] = {};
-    int top, left, group, place;   // the warp's first output and input; the lane's place in a fragment
-
-    __device__ WarpSums() {
-        const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        top = warp % WARPS_DOWN * TALL * 16;
-        left = warp / WARPS_DOWN * WIDE * 8;
-        group = lane / 4;
-        place = lane % 4;
-    }
-
-    template <int LEFT_PITCH, int RIGHT_PITCH>
-    __device__ __forceinline__ void add(const real *dz, const real *x) {
-#pragma unroll
-        for (int k = 0; k < STEP; k += 8) {
-            unsigned a[TALL][4], b[WIDE][2];
-#pragma unroll
-            for (int t = 0; t < TALL; ++t)
-#pragma unroll
-                for (int j = 0; j < 4; ++j)
-                    a[t][j] = __float_as_uint(
-                        dz[(k + place + j / 2 * 4) * LEFT_PITCH + top + t * 16 + group + j % 2 * 8]);
-#pragma unroll
-            for (int w = 0; w < WIDE; ++w)
-#pragma unroll
-                for (int j = 0; j < 2; ++j)
-                    b[w][j] = __float_as_uint(x[(k + place + j * 4) * RIGHT_PITCH + left + w * 8 + group]);
-#pragma unroll
-            for (int t = 0; t < TALL; ++t)
-#pragma unroll
-                for (int w = 0; w < WIDE; ++w) mma_tf32(sums[t][w], a[t], b[w]);
-        }
-    }
-
-    // As of ThreadSums, COUNT being 2.
-    template <class Store>
-    __device__ __forceinline__ void each(Store store) const {
-#pragma unroll
-        for (int t = 0; t < TALL; ++t)
-#pragma unroll
-            for (int w = 0; w < WIDE; ++w)
-#pragma unroll
-                for (int j = 0; j < 4; j += 2)
-                    store(top + t * 16 + group + j / 2 * 8, left + w * 8 + place * 2, &sums[t][w][j],
-                          Pack<2>());
-    }
-};
-
-template <bool TENSOR_CORES, int ROWS>
-struct SumsOf {
-    using Type = ThreadSums<ROWS>;
-};
-template <int ROWS>
-struct SumsOf<true, ROWS> {
-    using Type = WarpSums<ROWS>;
-};
-
 template <int OUT, int IN, bool BIAS, long long INPUT, long long GRADIENT, long long PLACE, int SHARES,
           int SAMPLES, bool TENSOR_CORES, int ROWS>
 struct Product {
@@ -203,7 +81,7 @@ struct Product {
         const int end = min(begin + SAMPLES, batch.samples);
         const int top = tile / TILES_IN * TILE_OUT, left = tile % TILES_IN * TILE_IN;
         const real *dz = batch.saved + GRADIENT, *x = batch.saved + INPUT;
-        typename SumsOf<TENSOR_CORES, ROWS>::Type sums;
+        typename SumsOf<TENSOR_CORES, ROWS, 0>::Type sums;
         Left lefts;
         Right rights;
         lefts.load(dz, top, begin, end);

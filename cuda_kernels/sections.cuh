@@ -1,5 +1,7 @@
 // What update.cu and matrix_partials.cu share: sections in a row, and rows of saved matrices.
 
+#include "pack.cuh"
+
 // Sections whose items are numbered through. A section has ITEMS, the number of its items; SCRATCH, the
 // reals of shared memory that an item takes; and run(item, context, scratch), which the threads of a
 // block enter together.
@@ -25,14 +27,6 @@ struct List<First, Rest...> {
             List<Rest...>::run(item - First::ITEMS, context, scratch);
     }
 };
-
-// Of COUNT neighbouring reals, at a multiple of their size (of 16 bytes where that is larger): one access.
-template <int COUNT>
-struct alignas(COUNT * sizeof(real) < 16 ? COUNT * sizeof(real) : 16) Pack {
-    real at[COUNT];
-};
-
-using Four = Pack<4>;
 
 __host__ __device__ constexpr int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 __host__ __device__ constexpr int parts_of(int count, int size) { return (count + size - 1) / size; }

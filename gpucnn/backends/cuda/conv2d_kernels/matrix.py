@@ -19,8 +19,8 @@ from gpucnn.backends.cuda.conv2d_kernels.speed import SCHEDULERS, WARP
 from gpucnn.backends.cuda.conv2d_kernels.weight import shared_sums
 from gpucnn.backends.cuda.kernels import Specialisation
 
-THREADS = 128                       # as in conv2d_matrix.cuh, like the next
-TILE_IN, STEP, GATHERED = 64, 16, 8
+THREADS, TILE_IN, STEP = 128, 64, 16  # as in product_tile.cuh
+GATHERED = 8                        # elements of the maps that a thread gathers in a step
 GATHER, LEFT = 20, 5                # instructions of an element of the maps, and of the weights
 LEAST_SHARE = 256                   # positions of a share of grad_weight
 BLOCKS_AT_ONCE = 2                  # of a multiprocessor, at least
