@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from gpucnn import SGD, digits, evaluate, fit, two_stage
 from gpucnn.backends.cpu import threads
 from gpucnn.backends.cpu.plan.lanes import InferenceLane
-from gpucnn.backends.cpu.plan.workers import usable_threads
+from gpucnn.backends.cpu.workers import usable_threads
 from gpucnn.errors import ArgumentError
 from tests.oracle import relative_error
 

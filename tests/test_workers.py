@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from gpucnn.backends.cpu.plan.workers import Workers
+from gpucnn.backends.cpu.workers import Workers
 
 COUNTS = (0, 1, 5, 100)
 PATIENCE = 10  # seconds until a thread that has not ended never will

@@ -1,13 +1,16 @@
 """Windows as columns: batch-last maps copied to the matrix of a convolution, and added back."""
 
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.arrays import scratch
 
-COLUMN_BYTES = 768 * 1024  # less than a common core's L2 cache
-GRAD_COLUMN_BYTES = 1024 * 1024  # longer bands: adding them back is many short loops
+# Of columns that are made at once. It is more than a core's L2 cache, since between NumPy's calls
+# threads wait for each other.
+COLUMN_BYTES = 3 * 1024 * 1024
 
 
 class Columns:
@@ -35,8 +38,7 @@ class Columns:
         shape = (len(range(first, last, step)), *self.kernel, rows.stop - rows.start,
                  self.out_size[1], source.shape[-1])
         strides = (step * one_map, row, column, vertical * row, horizontal * column, sample)
-        return np.ndarray(shape, source.dtype, source,
-                          first * one_map + rows.start * vertical * row, strides)
+        return as_strided(source[first:, rows.start * vertical:], shape, strides, writeable=False)
 
     def of(self, source, inputs, rows, workspace):
         """The windows copied to a matrix (inputs * kernel area, pixels * samples)."""
@@ -47,7 +49,40 @@ class Columns:
         np.copyto(columns, windows)
         return columns.reshape(windows.shape[0] * self.kernel[0] * self.kernel[1], -1)
 
-    def add_back(self, grad_columns, grad_source, inputs, rows):
+    @contextmanager
+    def addition(self, grad_source, workspace):
+        """What adds a band's gradient by the columns, (columns, inputs, rows), to the pixels that
+        they were copied from; in the end grad_source is their sum. Where windows are as many
+        strides long as a whole number, pixels are added up in the order in which they lie
+        together, and brought to their places then."""
+        maps, height, width, samples = grad_source.shape
+        vertical, horizontal = self.stride
+        if self.stride == (1, 1) or any(
+                length % step for lengths in (self.kernel, (height, width))
+                for length, step in zip(lengths, self.stride, strict=True)):
+            grad_source.fill(0)
+            yield lambda columns, inputs, rows: self._add_back(columns, grad_source, inputs, rows)
+            return
+        sums = scratch(workspace, "conv2d.grad_phases", (
+            maps, vertical, horizontal, height // vertical, width // horizontal, samples),
+            grad_source.dtype)
+        sums.fill(0)
+        yield lambda columns, inputs, rows: self._add_phases(columns, sums, inputs, rows)
+        np.copyto(grad_source.reshape(maps, height // vertical, vertical, width // horizontal,
+                                      horizontal, samples, copy=False),
+                  sums.transpose(0, 3, 1, 4, 2, 5))
+
+    def _add_phases(self, grad_columns, sums, inputs, rows):
+        """As `_add_back`, for pixels (maps, phase rows, phase columns, rows, columns, samples)."""
+        (kh, kw), (vertical, horizontal) = self.kernel, self.stride
+        count, width = rows.stop - rows.start, self.out_size[1]
+        shifted = grad_columns.reshape(-1, kh // vertical, vertical, kw // horizontal, horizontal,
+                                       count, width, sums.shape[-1])
+        for ky, kx in product(range(kh // vertical), range(kw // horizontal)):
+            lines = slice(rows.start + ky, rows.start + ky + count)
+            sums[inputs, :, :, lines, kx:kx + width] += shifted[:, ky, :, kx]
+
+    def _add_back(self, grad_columns, grad_source, inputs, rows):
         """Add each column's gradient to the pixels that it was copied from: shift by shift, or
         window by window where there are fewer windows than shifts."""
         (kh, kw), (vertical, horizontal) = self.kernel, self.stride

@@ -5,6 +5,7 @@ estimates to be the cheapest for the table. Samples are computed some at a time,
 share stays in the cache, in threads where NumPy's matrix products may use several.
 """
 
+import contextlib
 from functools import lru_cache
 
 import numpy as np
@@ -20,11 +21,12 @@ from gpucnn.backends.cpu.arrays import (
 )
 from gpucnn.backends.cpu.columns import COLUMN_BYTES
 from gpucnn.backends.cpu.convolution import Convolution
-from gpucnn.backends.cpu.plan.workers import Workers
+from gpucnn.backends.cpu.products import in_cells
 from gpucnn.backends.cpu.threads import blas_threads, can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
+from gpucnn.backends.cpu.workers import Workers
 
-MOST_SAMPLES, FEWEST_SAMPLES = 64, 8  # computed together, of a batch that has them
+MOST_SAMPLES, FEWEST_SAMPLES = 128, 8  # computed together, of a batch that has them
 EVEN_SAMPLES = 16  # a multiple of: products of other widths are up to twice as slow
 WORTH_A_THREAD = 40_000_000  # multiply-adds
 LANES = 8  # in each, blocks of samples are added up one after the other, by whatever thread
@@ -42,8 +44,8 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
     products = way.products(convolution, weight)
 
     def compute(block, lane, memory):
-        source = convolution.padded(x[block], "conv2d.x", memory)
-        with batch_last_result(out[block], "conv2d.out", memory) as target:
+        source = _source(products, convolution, x[block], memory)
+        with _target(products, out[block], memory) as target:
             for rows in products.forward(source, target, memory):
                 band = target[:, rows]
                 if bias is not None:
@@ -70,13 +72,16 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
     by_weight = weight_ways(connections, convolution, samples)[0].products(convolution, weight)
     to_input = _ToInput(weight, connections, convolution, samples) if needs_grad_input else None
     sums = [(by_weight.no_gradient(), np.zeros_like(grad_bias)) for _ in _lanes(blocks)]
+    cell = by_weight.cell if to_input is None or to_input.cell == by_weight.cell else (1, 1)
 
     def compute(block, lane, memory):
         gradients, bias_sum = sums[lane]
-        source = convolution.padded(x[block], "conv2d.x", memory)
-        dz = scratch(memory, "conv2d.dz", (*output.shape[1:], source.shape[-1]), x.dtype)
-        times_slope(activation, samples_last(grad_output[block]), samples_last(output[block]),
-                    out=dz)
+        source = _source(by_weight, convolution, x[block], memory)
+        grad, y = (in_cells(samples_last(array[block]), cell) for array in (grad_output, output))
+        dz = scratch(memory, "conv2d.dz", y.shape, x.dtype)
+        times_slope(activation, grad, y, out=dz)
+        if cell == (1, 1):
+            dz = dz[:, 0, 0]
         block_bias = scratch(memory, "conv2d.block_bias", grad_bias.shape, grad_bias.dtype)
         sum_rows(dz, block_bias)
         bias_sum += block_bias
@@ -113,6 +118,7 @@ class _ToInput:
         self._unseen = np.flatnonzero(connections.fan_out == 0)
         way = input_ways(connections, convolution, samples)[0]
         self._is_transposed = way.is_transposed
+        self.cell = way.cell
         self._products = way.products(convolution, weight)
 
     def __call__(self, dz, grad_input, memory):
@@ -129,6 +135,25 @@ class _ToInput:
             for _ in self._products.forward(spread, target, memory):
                 pass
             target[self._unseen] = 0
+
+
+def _source(products, convolution, x, memory):
+    """Samples x (samples, maps, height, width) as products read them, samples last."""
+    if products.reads_in_place and convolution.padding == (0, 0) and _is_batch_last(x):
+        return samples_last(x)
+    return convolution.padded(x, "conv2d.x", memory)
+
+
+def _target(products, out, memory):
+    """A context with an array, samples last, in which products compute `out`."""
+    if products.reads_in_place and _is_batch_last(out):
+        return contextlib.nullcontext(samples_last(out))
+    return batch_last_result(out, "conv2d.out", memory)
+
+
+def _is_batch_last(array):
+    """Whether the samples of a pixel lie together; there may be others between the pixels."""
+    return array.strides[0] == array.itemsize
 
 
 # -- samples and threads ---------------------------------------------------------------------------

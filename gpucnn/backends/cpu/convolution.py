@@ -44,6 +44,14 @@ class Convolution:
                      in zip(self.size, self.kernel, strict=True))
         return Convolution(size, self.kernel, (1, 1), (0, 0))
 
+    def by_cells(self, cell):
+        """The convolution that takes all windows of a cell of output pixels (rows, columns) as one;
+        `cell` divides the output's size."""
+        reach = tuple(size + step * (pixels - 1) for size, step, pixels
+                      in zip(self.kernel, self.stride, cell, strict=True))
+        stride = tuple(step * pixels for step, pixels in zip(self.stride, cell, strict=True))
+        return Convolution(self.size, reach, stride, self.padding)
+
     def padded(self, x, name, workspace):
         """Samples x (samples, maps, height, width) with their padding, batch-last."""
         if self.padding == (0, 0):

@@ -24,6 +24,9 @@ LINE = 16                      # numbers of float32 in a line of the cache
 class RowProducts:
     """The products of a table's `Groups` by rows. `weight` (n_connections, *kernel)."""
 
+    cell = (1, 1)
+    reads_in_place = False
+
     def __init__(self, convolution, groups, lines, weight):
         self._convolution = convolution
         self._lines = lines

@@ -9,21 +9,36 @@ from gpucnn.backends.cpu.arrays import matmul
 SMALL_PRODUCT = 900_000  # multiply-adds
 SMALL_RESULT = 1_200     # numbers, of a product with a factor that is read along its rows
 SHORTEST_CHUNK = 128     # columns
+CHUNK_STEP = 16          # columns that chunks are multiples of: they fill the widest vectors
 FEWEST_ROWS = 24         # of a piece of that
 MOST_SPLIT_COLUMNS = 48  # of that; with more, pieces would have too few rows
 
 
 def multiply(left, right, out):
-    """out = left @ right, stacks of (rows, depth) and (depth, columns), in chunks of columns."""
+    """out = left @ right, stacks of (rows, depth) and (depth, columns), in equal chunks of columns
+    if some number of them fits. All are one call of NumPy: between calls threads that share
+    Python's lock wait for it."""
     rows, depth = left.shape[-2:]
     columns = right.shape[-1]
-    chunk = SMALL_PRODUCT // (rows * depth)
-    if chunk < SHORTEST_CHUNK:
-        chunk = max(1, columns)
-    for first in range(0, columns, chunk):
-        some = slice(first, first + chunk)
-        matmul(left, right[..., some], out=out[..., some])
+    count = _chunk_count(columns, SMALL_PRODUCT // (rows * depth))
+    if count == 1:
+        return matmul(left, right, out=out)
+    matmul(left[..., None, :, :], _in_chunks(right, count), out=_in_chunks(out, count))
     return out
+
+
+def _chunk_count(columns, most):
+    """The smallest number of equal chunks of at most `most` columns, 1 where none fits."""
+    if most < SHORTEST_CHUNK:
+        return 1
+    return next((count for count in range(-(-columns // most), columns // SHORTEST_CHUNK + 1)
+                 if columns % count == 0 and columns // count % CHUNK_STEP == 0), 1)
+
+
+def _in_chunks(matrices, count):
+    """A view (..., count, rows, columns of a chunk) of matrices (..., rows, columns)."""
+    chunks = matrices.reshape(*matrices.shape[:-1], count, -1, copy=False)
+    return chunks.swapaxes(-3, -2)
 
 
 def multiply_by_rows(left, right, out):

@@ -6,6 +6,7 @@ each way computes them by columns (`products.py`) or by rows (`rows.py`).
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 
 from gpucnn.backends.cpu.groups import (
     Groups,
@@ -19,28 +20,31 @@ from gpucnn.backends.cpu.rows import RowProducts, window_rows
 
 # What an estimate counts with, in seconds, measured on one core of an AMD EPYC (family 25) and
 # rounded; only their proportions matter.
-MULTIPLY_ADD = 1 / 50e9
+MULTIPLY_ADD = 1 / 60e9
 MOVED_NUMBER = 0.14e-9
 CHOSEN_NUMBER = 0.3e-9
 RUN = 12e-9
 CALL = 1.5e-6
 
-EXTRA_ROWS = 1.5   # a product takes as long as with so many more rows at full speed,
+EXTRA_ROWS = 12    # a product takes as long as with so many more rows at full speed,
 EXTRA_DEPTH = 10   # and with so much longer sums: what it writes takes time, too
 MOST_LINES = 16
+CELLS = (1, 1), (2, 2)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute one pass. `lines`: of rows, how many are computed together; 0 by columns.
-    `is_transposed`: the gradient by the input as a convolution of the output's gradient, and not
-    added up. `seconds`: the estimated time of one sample."""
+    """One way to compute one pass. `lines`: of rows, how many are computed together; 0 by columns,
+    of which each is the window of a `cell` of output pixels. `is_transposed`: the gradient by the
+    input as a convolution of the output's gradient, and not added up. `seconds`: the estimated time
+    of one sample."""
 
     name: str
     groups: tuple[Groups, ...]
     lines: int
     seconds: float
     is_transposed: bool = False
+    cell: tuple[int, int] = (1, 1)
 
     def products(self, convolution, weight):
         """What computes it with these weights (n_connections, *kernel)."""
@@ -48,14 +52,14 @@ class Way:
             convolution, weight = convolution.transposed, weight[:, ::-1, ::-1]
         if self.lines:
             return RowProducts(convolution, self.groups, self.lines, weight)
-        return ColumnProducts(convolution, self.groups, weight)
+        return ColumnProducts(convolution, self.groups, weight, self.cell)
 
 
 @lru_cache(maxsize=1024)
 def forward_ways(connections, convolution, samples):
     """The ways to convolve, the cheapest first; `samples` are computed together."""
     return _sorted(way for maps, groups in _groupings(connections) for way in (
-        _by_columns(maps, groups, convolution, samples, _forward_by_columns),
+        *_by_columns(maps, groups, convolution, samples, _forward_by_columns),
         _by_rows(maps, groups, convolution, samples, moves=1)))
 
 
@@ -63,7 +67,7 @@ def forward_ways(connections, convolution, samples):
 def weight_ways(connections, convolution, samples):
     """The ways to the gradient by the weights."""
     return _sorted(way for maps, groups in _groupings(connections) for way in (
-        _by_columns(maps, groups, convolution, samples, _forward_by_columns),
+        *_by_columns(maps, groups, convolution, samples, _forward_by_columns),
         _by_rows(maps, groups, convolution, samples, moves=2)))
 
 
@@ -73,7 +77,7 @@ def input_ways(connections, convolution, samples):
     output's gradient."""
     ways = []
     for maps, groups in _groupings(connections):
-        ways.append(_by_columns(maps, groups, convolution, samples, _backward_by_columns))
+        ways += _by_columns(maps, groups, convolution, samples, _backward_by_columns)
         if all(one.input_run is not None for one in groups):
             ways.append(_by_rows(maps, groups, convolution, samples, moves=2))
     if convolution.can_be_transposed:
@@ -94,9 +98,20 @@ def _sorted(ways):
 
 
 def _by_columns(maps, groups, convolution, samples, seconds):
-    return Way(f"columns of {maps}", groups, 0, sum(
-        len(one.inputs) * seconds(convolution, *one.connections.shape[:0:-1], samples)
-        for one in groups))
+    """By every cell that divides the output."""
+    for cell in CELLS:
+        if any(size % pixels for size, pixels in zip(convolution.out_size, cell, strict=True)):
+            continue
+        by_cells, pixels = convolution.by_cells(cell), prod(cell)
+        total = 0.0
+        for one in groups:
+            count, n_outputs, n_inputs = one.connections.shape
+            total += count * seconds(by_cells, n_inputs, n_outputs * pixels, samples)
+            if pixels > 1:  # the output's pixels are put where they belong, or fetched from there
+                total += (count * n_outputs * _pixels(convolution)
+                          * (MOVED_NUMBER + RUN / samples))
+        of_cells = f" by cells of {cell[0]}x{cell[1]}" if pixels > 1 else ""
+        yield Way(f"columns of {maps}{of_cells}", groups, 0, total, cell=cell)
 
 
 def _forward_by_columns(convolution, n_inputs, n_outputs, samples):
@@ -107,11 +122,12 @@ def _forward_by_columns(convolution, n_inputs, n_outputs, samples):
 
 
 def _backward_by_columns(convolution, n_inputs, n_outputs, samples):
-    """A product that gives the columns' gradient, and its addition."""
+    """A product that gives the columns' gradient, and its addition, by phases of the stride."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
-    return (_product(depth, n_outputs, pixels)
-            + 2 * depth * pixels * _moved(convolution, samples)
-            + (2 + 2 * convolution.area) * CALL / samples)
+    moved = MOVED_NUMBER + RUN / (samples * convolution.out_size[1])
+    shifts = convolution.area / prod(convolution.stride)
+    return (_product(depth, n_outputs, pixels) + 2 * depth * pixels * moved
+            + (2 + 2 * shifts) * CALL / samples)
 
 
 def _by_rows(maps, groups, convolution, samples, *, moves, is_transposed=False):
@@ -148,6 +164,6 @@ def _pixels(convolution):
 
 
 def _moved(convolution, samples):
-    """The time that a number takes to be copied to a column or added from there."""
+    """The time that a number takes to be copied to a column."""
     run = samples * (convolution.out_size[1] if convolution.stride[1] == 1 else 1)
     return MOVED_NUMBER + RUN / run

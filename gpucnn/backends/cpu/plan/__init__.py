@@ -3,8 +3,8 @@
 Read in this order: `layout` (how maps lie in memory), `step` (what a plan is made of), the steps
 themselves (`images`, `conv2d` with `windows`, `tables` and `products`, `pooling`, `dense`, `views`,
 `plain_op`, `answers`), `lowering` (from layers to steps), `lanes` (a micro-batch's memory and its
-runs), `workers` (threads), `training` and `inference` (the plans), `explain`. The package `online`
-is the plan for one sample at a time.
+runs), `training` and `inference` (the plans), `explain`. The package `online` is the plan for one
+sample at a time.
 
 To lower a new layer: write a `Step` that holds its geometry and its weights in the form that it
 computes with, and a `Run` that binds it to a lane: views and buffers in `__init__` and

@@ -7,8 +7,8 @@ import numpy as np
 from gpucnn.backends.base import CompiledOutputs
 from gpucnn.backends.cpu.plan.lanes import InferenceLane, Lanes, micro_batch, shares
 from gpucnn.backends.cpu.plan.lowering import lower
-from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import one_blas_thread
+from gpucnn.backends.cpu.workers import Workers, usable_threads
 
 
 class CpuOutputs(CompiledOutputs):

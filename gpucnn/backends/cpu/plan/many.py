@@ -9,7 +9,7 @@ from gpucnn.backends.base import CompiledMany
 from gpucnn.backends.cpu.plan.online.training import OnlineStep
 from gpucnn.backends.cpu.plan.remote import RemoteStep, can_start, is_clean
 from gpucnn.backends.cpu.plan.training import CpuStep
-from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
+from gpucnn.backends.cpu.workers import Workers, usable_threads
 
 # Other processes are started when this much work has come: each needs half as long to start.
 SECONDS_ALONE = 1.0

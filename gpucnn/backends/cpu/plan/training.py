@@ -7,8 +7,8 @@ from gpucnn.backends.cpu.plan.explain import explain
 from gpucnn.backends.cpu.plan.lanes import Lanes, TrainingLane, micro_batch, shares
 from gpucnn.backends.cpu.plan.lowering import lower
 from gpucnn.backends.cpu.plan.step import parts
-from gpucnn.backends.cpu.plan.workers import Workers, usable_threads
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
+from gpucnn.backends.cpu.workers import Workers, usable_threads
 
 MOST_GROUPS = 8
 
