@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import limit, plot, race, report
-from benchmarks.options import parser, positive, whole_number, whole_numbers
+from benchmarks.options import parser, positive, share, whole_number, whole_numbers
 from benchmarks.precisions import FLOAT32
 from benchmarks.sides import PEERS, BenchmarkError
 from benchmarks.tables import PrecisionTable, Table
@@ -40,9 +40,11 @@ def _compare(options):
     """Compare throughputs, and draw them if that is asked for."""
     if options.plot is not None:
         plot.require_matplotlib()
-    comparisons = report.run(options, [Task(options.model, batch_size, options.device)
+    comparisons = report.run(options, [Task(options.model, batch_size, options.device,
+                                            momentum=options.momentum)
                                        for batch_size in options.batch],
-                             what="training throughput, samples per second",
+                             what=f"training throughput, SGD with momentum {options.momentum:g}, "
+                                  f"samples per second",
                              table=_table(options))
     print("\n" + report.agreement_line(comparisons))
     if options.plot is not None:
@@ -61,8 +63,10 @@ def _parser():
                       help=f"batch sizes, separated by commas (default: {BATCH_SIZES})")
     made.add_argument("--plot", type=Path, metavar="FILE.png",
                       help="draw the throughputs by batch size there")
-    raced = made.add_argument_group("race", "--seconds, --rounds, --batch and --plot do not "
-                                            "matter to it")
+    made.add_argument("--momentum", type=share, default=0.9,
+                      help="of SGD; 0 is the plain SGD of the original (default: 0.9)")
+    raced = made.add_argument_group("race", "--seconds, --rounds, --batch, --momentum and --plot "
+                                            "do not matter to it")
     raced.add_argument("--race", action="store_true",
                        help="measure the seconds from random weights to a test error")
     raced.add_argument("--data", default="mnist", metavar="DIR|digits|mnist|fashion-mnist",

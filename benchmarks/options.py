@@ -53,6 +53,18 @@ def positive(text):
     return number
 
 
+def share(text):
+    """An option's number of at least 0 and below 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0 and below 1, "
+                                         f"got {text!r}")
+    return number
+
+
 def _some_of(known):
     def names(text):
         found = text.split(",")

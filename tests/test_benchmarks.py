@@ -54,6 +54,18 @@ def test_it_prints_a_table_with_the_ratios_to_its_peers_and_the_machine(tmp_path
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_momentum_is_that_of_the_task_on_every_side(monkeypatch, capsys):
+    pytest.importorskip("scipy")
+    tasks = []
+    run = lenet.report.run
+    monkeypatch.setattr(lenet.report, "run", lambda options, given, **keywords: (
+        tasks.extend(given), run(options, given, **keywords))[1])
+    assert lenet.main(["--peer", "seed", "--batch", "1", "--momentum", "0", "--seconds", "0.01",
+                       "--rounds", "1", "--model", "two_stage"]) == 0
+    assert [task.optimizer.momentum for task in tasks] == [0]
+    assert "SGD with momentum 0, samples per second" in capsys.readouterr().out
+
+
 # -- what cannot be run ------------------------------------------------------------------------
 
 
@@ -64,6 +76,8 @@ def test_it_prints_a_table_with_the_ratios_to_its_peers_and_the_machine(tmp_path
     (["--device", "tpu"], "--device: expected cpu, cuda or cuda:N, got 'tpu'"),
     (["--seconds", "0"], "--seconds: expected a number above 0, got '0'"),
     (["--rounds", "none"], "--rounds: expected a whole number of at least 1, got 'none'"),
+    (["--momentum", "1"], "--momentum: expected a number of at least 0 and below 1, got '1'"),
+    (["--momentum", "much"], "--momentum: expected a number of at least 0.*got 'much'"),
     (["--model", "alexnet"], "--model: invalid choice: 'alexnet'"),
     (["--race", "--seeds", "0"], "--seeds: expected a whole number of at least 1, got '0'"),
     (["--race", "--target", "-1"], "--target: expected a number above 0, got '-1'"),
