@@ -65,14 +65,19 @@ def several(monkeypatch):
     return Several(monkeypatch)
 
 
-@pytest.mark.parametrize("kinds", [("bands",), ("chunks",), ("bands", "chunks")], ids=str)
+# Rows of windows that share lines are pieces already, and are not cut into chunks.
+@pytest.mark.parametrize(("kinds", "lines"), [
+    (("bands",), False), (("bands",), True), (("chunks",), False), (("bands", "chunks"), False)],
+    ids=str)
 @pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
-def test_steps_in_bands_and_in_chunks_are_those_of_the_plain_plan(build, kinds, several, ways):
+def test_steps_in_bands_and_in_chunks_are_those_of_the_plain_plan(
+        build, kinds, lines, several, ways):
     """64 samples are several micro-batches, whose gradients are added. By pixels that lie apart a
     convolution has bands in front of a pooling too, and the smallest matrices."""
     for kind in kinds:
         getattr(several, kind)()
     ways.pixels = "by pixel"
+    ways.lines = lines
     planned, plain = with_both_plans(build, batch_size=64)
     for step, n in enumerate((64, 16)):
         assert_same_step(planned, plain, *batch(plain[0], n, seed=step))
@@ -87,11 +92,13 @@ def test_online_steps_in_chunks_are_those_of_the_plain_plan(several):
     assert several.counts["chunks"]
 
 
-@pytest.mark.parametrize("kind", ["bands", "chunks"])
+@pytest.mark.parametrize(("kind", "lines"), [
+    ("bands", False), ("bands", True), ("chunks", False)])
 @pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
-def test_outputs_in_bands_and_in_chunks_are_those_of_the_layers(build, kind, several, ways):
+def test_outputs_in_bands_and_in_chunks_are_those_of_the_layers(build, kind, lines, several, ways):
     getattr(several, kind)()
     ways.pixels = "by pixel"
+    ways.lines = lines
     network = build(dtype="float64")
     images, _ = batch(network, 64)
     expected = layer_by_layer(network, images)

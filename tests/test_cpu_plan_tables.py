@@ -1,12 +1,13 @@
 """Connection tables as matrix products, and batches in parts: how the CPU's plan divides work."""
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gpucnn import ConnectionTable
+from gpucnn import SGD, ConnectionTable, lenet5
 from gpucnn.backends.cpu.plan import lanes, tables
 from gpucnn.backends.cpu.plan.step import parts
 from gpucnn.backends.cpu.plan.windows import Windows
@@ -115,6 +116,54 @@ def test_runs_are_slices_of_evenly_spaced_maps(maps, slices):
     ([[0, 1], [4, 5], [6, 7]], False)], ids=str)
 def test_maps_are_evenly_spaced_if_base_group_and_number_tell_them(maps, even):
     assert tables.evenly_spaced(np.array(maps)) is even
+
+
+# -- windows that share lines ----------------------------------------------------------------------
+
+
+def of_cells(kernel, stride, pool_size, cells=6, **options):
+    """Windows by pooling cell, in rows of two phases."""
+    return Windows((kernel, kernel), (stride, stride), (cells, cells), (pool_size, pool_size),
+                   (1, 2), (1, 1), aligned=True, **options)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pool_size", "can_share"), [
+    (3, 1, 1, True), (5, 1, 2, True), (4, 2, 1, True), (5, 1, 3, False), (3, 2, 1, False),
+    (1, 1, 1, False), (2, 2, 1, False), (1, 1, 2, False)])
+def test_rows_of_windows_share_lines_if_they_overlap_by_whole_steps(
+        kernel, stride, pool_size, can_share):
+    assert of_cells(kernel, stride, pool_size).can_share_lines is can_share
+
+
+def test_one_row_of_windows_shares_nothing():
+    assert not of_cells(3, 1, 1, cells=1).can_share_lines
+
+
+@pytest.mark.parametrize("in_phases", [(1, 1), (2, 2), (2, 1)], ids=str)
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 4)], ids=str)
+def test_lines_one_behind_the_other_are_the_windows_of_each_row(rows, in_phases):
+    """Of a cell of 2 x 2 output pixels and a 5 x 5 kernel, so that windows of 6 x 6 move by 2."""
+    form = replace(of_cells(5, 1, 2, lines=True), in_phases=in_phases)
+    down, right = in_phases
+    x = np.random.default_rng(0).random((3, 1, 1, down, right, 16 // down, 16 // right, 4))
+    windows = form.view(x, rows)          # maps, shifts, phases, 1, 1, 1, 2, rows, 3, samples
+    lines = form.line_view(x, rows)
+    numbers = np.arange(3 * form.area).reshape(3, form.area)
+    ordered = form.by_lines(numbers)      # which (map, window pixel) is in which place of a line
+    n_rows = windows.shape[-3]
+    assert lines.shape[1] == form.line_groups(n_rows)
+    by_pixel = windows.reshape(3, form.area, 2, n_rows, 3, 4)
+    by_line = np.moveaxis(lines, 0, 3).reshape(lines.shape[1], -1, 2, 3, 4)
+    for row in range(n_rows):
+        of_row = by_line[row:row + form.steps].reshape(-1, 2, 3, 4)
+        wanted = by_pixel.reshape(-1, 2, n_rows, 3, 4)[ordered.reshape(-1), :, row]
+        assert np.array_equal(of_row, wanted)
+
+
+def test_lenet5s_convolutions_share_lines():
+    network = lenet5(device="cpu")
+    plan = network.compile_step(loss="cross_entropy", optimizer=SGD(lr=0.1), batch_size=64)
+    assert plan.explain().count("lines shared") == 2
 
 
 # -- parts of a batch ------------------------------------------------------------------------------

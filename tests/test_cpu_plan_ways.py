@@ -20,8 +20,10 @@ def ways(monkeypatch):
     return Ways(monkeypatch)
 
 
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "columns"])
 @each_builder
-def test_every_way_of_each_convolution_gives_the_step_of_the_plain_plan(build, ways):
+def test_every_way_of_each_convolution_gives_the_step_of_the_plain_plan(build, lines, ways):
+    ways.lines = lines
     reference, plain_plan = with_plain_plan(build)
     images, labels = batch(reference, 5)
     expected = float(plain_plan.step(images, labels))
@@ -35,8 +37,10 @@ def test_every_way_of_each_convolution_gives_the_step_of_the_plain_plan(build, w
     assert combinations >= 9, "two convolutions behind which there is pooling have three ways each"
 
 
+@pytest.mark.parametrize("lines", [True, False], ids=["lines", "columns"])
 @each_builder
-def test_every_way_of_each_convolution_gives_the_outputs_of_the_layers(build, ways):
+def test_every_way_of_each_convolution_gives_the_outputs_of_the_layers(build, lines, ways):
+    ways.lines = lines
     network = build(dtype="float64")
     images, _ = batch(network, 3)
     expected = layer_by_layer(network, images)

@@ -69,12 +69,15 @@ each_builder = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
 class Ways:
     """Stands for `lowering._ways`: gives only the chosen way of each convolution, the n-th by its
     estimate, and notes how many there are (`counts`) and what those taken are called (`seen`).
-    `pixels`: if not None, the name of the only ways to choose from, where there are any."""
+    `pixels`: if not None, the name of the only ways to choose from, where there are any. `lines`:
+    if not None, whether windows share lines, where they can."""
 
     def __init__(self, monkeypatch):
-        self.chosen, self.counts, self.seen, self.pixels = {}, {}, set(), None
-        self._all = lowering._ways
+        self.chosen, self.counts, self.seen, self.pixels, self.lines = {}, {}, set(), None, None
+        self._all, forms = lowering._ways, lowering._forms
         monkeypatch.setattr(lowering, "_ways", self)
+        monkeypatch.setattr(lowering, "_forms", lambda windows: forms(windows)[
+            slice(None) if self.lines is None else slice(-1, None) if self.lines else slice(1)])
 
     def __call__(self, layer, *arguments, **keywords):
         ways = sorted(self._all(layer, *arguments, **keywords), key=lambda way: way[1].seconds)

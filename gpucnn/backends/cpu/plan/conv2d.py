@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.plan.lines import LineProducts
 from gpucnn.backends.cpu.plan.products import Band, Products
 from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step, parts
@@ -17,7 +18,9 @@ class Conv2d(Step):
     """One convolution, in the cheapest of the `ways` that were considered.
 
     Weights are matrices (output maps * slab rows, input maps * window area + 1): the last column is
-    the bias, and the last row of the columns is ones. Activation constants are multiplied in.
+    the bias, and the last row of the columns is ones. Where windows share lines, their pixels have
+    another order, and each step from line to line has a row of ones. Activation constants are
+    multiplied in.
     """
 
     def __init__(self, layer, input_scale, layout, windows, grouping, ways, *, scaled, dtype):
@@ -47,13 +50,13 @@ class Conv2d(Step):
         rows = [f"{len(stack.inputs)} x " * (len(stack.inputs) > 1)
                 + f"({index.shape[1]}, {index.shape[2]})"
                 for stack, index in zip(self.grouping.stacks, self._index, strict=True)]
-        return f"{self.grouping.name}: {' + '.join(rows)} by {self.windows.columns} {pixels}"
+        lines = ", lines shared" * self.windows.lines
+        return f"{self.grouping.name}: {' + '.join(rows)} by {self.windows.columns} {pixels}{lines}"
 
     def cost(self, products):
-        numbers = sum(index.shape[0] * index.shape[2] for index in self._index)
         rows = sum(index.shape[0] * index.shape[1] for index in self._index)
         multiply_adds = sum(index.size for index in self._index) * self.windows.columns
-        moved = (2 * numbers + 2 * rows) * self.windows.columns
+        moved = 2 * self._column_numbers + 2 * rows * self.windows.columns
         return Cost(products * multiply_adds, products * moved)
 
     # -- weights -------------------------------------------------------------------------------
@@ -105,11 +108,15 @@ class Conv2d(Step):
         pixels = self.windows.weight_pixels()[None, None, :, None, :]
         index = np.where((joined < 0) | (pixels < 0), zero, joined * area + pixels)
         groups, n_outputs, slabs, n_inputs, window = index.shape
-        index = index.reshape(groups, n_outputs * slabs, n_inputs * window)
-        if not self.has_bias:
-            return index
-        bias = np.repeat(n_weights + stack.outputs, slabs, axis=1)[:, :, None]
-        return np.concatenate([index, bias], axis=2)
+        rows = n_outputs * slabs
+        index = index.reshape(groups, rows, n_inputs, window)
+        steps = (self.windows.by_lines(index) if self.windows.lines
+                 else index.reshape(groups, rows, 1, -1))
+        if self.has_bias:  # the last step's ones have its weights, those of others none
+            ones = np.full((groups, rows, steps.shape[2], 1), zero)
+            ones[:, :, -1, 0] = np.repeat(n_weights + stack.outputs, slabs, axis=1)
+            steps = np.concatenate([steps, ones], axis=3)
+        return steps.reshape(groups, rows, -1)
 
     def _matrix_is_the_weights(self):
         """Whether there is one matrix, whose rows are the weights as they are stored."""
@@ -131,12 +138,22 @@ class Conv2d(Step):
 
     @property
     def numbers(self):
-        rows = sum(index.shape[0] * index.shape[2] for index in self._index)
-        return rows * self.windows.columns + prod(self.layout.shape(1))
+        return self._column_numbers + prod(self.layout.shape(1))
+
+    @property
+    def _column_numbers(self):
+        """Numbers in the columns of one sample."""
+        return sum(prod(self.products.column_shape(self.windows, index.shape, 1,
+                                                    self.windows.columns))
+                   for index in self._index)
+
+    @property
+    def products(self):
+        return LineProducts if self.windows.lines else Products
 
     def scratch_size(self, samples):
         columns = max(band.columns.stop - band.columns.start for band in self.bands(samples))
-        return max(index.size + 2 * index.shape[0] * index.shape[2] * columns
+        return max(self.products.scratch_size(self.windows, index.shape, samples, columns)
                    for index in self._index)
 
     def bands(self, samples):
@@ -163,7 +180,6 @@ class Conv2dRun(Run):
 
     def __init__(self, step, lane, x):
         self._squash = step.squash
-        self._windows = step.windows
         self._lane = lane
         self._x = x
         self._padding = step.padding
@@ -176,9 +192,9 @@ class Conv2dRun(Run):
             place = slice(first, first + matrix.size)
             first = place.stop
             for number, band in enumerate(bands):
-                self._parts.append(Products(
-                    step, lane, stack, matrix, self._windows.view(self._source, band.rows),
-                    maps_by_rows[:, :, band.columns], place, band, adds=number > 0))
+                self._parts.append(step.products(
+                    step, lane, stack, matrix, self._source, maps_by_rows[:, :, band.columns],
+                    place, band, adds=number > 0))
 
     def _make_output(self, step):
         """Set `output`, and `_stored` on which the activation works; the matrices of products
@@ -205,7 +221,7 @@ class Conv2dRun(Run):
 
     def _bind_grad_source(self):
         for part in self._parts:
-            part.bind_grad_input(self._windows.view(self._grad_source, part.band.rows))
+            part.bind_grad_input(self._grad_source)
 
     def backward(self, sums, first):
         self._squash.backward(self._stored, self._grad)

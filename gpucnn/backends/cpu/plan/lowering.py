@@ -126,16 +126,30 @@ def _ways(layer, slabs, out_phases, can_split, first):
         pixels = tuple(map(int.__mul__, cells, slabs))
         ways += [Windows(kernel, stride, cells, slabs, out_phases, ONE, aligned=False),
                  Windows(kernel, stride, pixels, ONE, ONE, ONE, aligned=True)]
-    for windows in ways:
-        if windows.aligned and can_split and padding == (0, 0):
-            windows = replace(windows, in_phases=tuple(map(
-                _split, windows.pitch, windows.reach, size)))
-        for grouping in groupings(layer.connections, windows, SAMPLES, first=first):
+    for way in ways:
+        if way.aligned and can_split and padding == (0, 0):
+            way = replace(way, in_phases=tuple(map(_split, way.pitch, way.reach, size)))
+        for windows, grouping in _groupings(layer.connections, way, first):
             if windows.slabs != slabs:  # what pooling loses by pixels that lie apart
                 outputs = prod(layer.output_shape)
                 grouping = replace(grouping, seconds=grouping.seconds
                                    + POOLING_PASSES * outputs * seconds_to_move(SAMPLES))
             yield windows, grouping
+
+
+def _groupings(connections, windows, first):
+    """(windows, grouping) of every way to compute a table, in the form that is the cheapest."""
+    best = {}
+    for form in _forms(windows):
+        for way in groupings(connections, form, SAMPLES, first=first):
+            if way.name not in best or way.seconds < best[way.name][1].seconds:
+                best[way.name] = form, way
+    return best.values()
+
+
+def _forms(windows):
+    """The same windows, with and without lines that they share."""
+    return [windows, replace(windows, lines=True)] if windows.can_share_lines else [windows]
 
 
 def _split(pitch, reach, size):

@@ -71,17 +71,31 @@ def seconds_to_move(run_length):
 def _seconds(stacks, windows, samples, first):
     """Products forward, by weights and by inputs; columns copied, written as gradients and added
     back."""
-    products, passes = (2, 1) if first else (3, 3)
+    products = 2 if first else 3
     seconds = 0.0
     pixels = windows.slab_rows[0] * windows.slab_rows[1]
-    moved = seconds_to_move(windows.run_length(samples))
     for stack in stacks:
         groups, n_inputs = stack.inputs.shape
-        rows = stack.outputs.shape[1] * pixels + EXTRA_ROWS
-        numbers = n_inputs * windows.area * windows.columns
-        seconds += groups * numbers * (products * rows * MULTIPLY_ADD + passes * moved)
+        rows = stack.outputs.shape[1] * pixels
+        numbers = n_inputs * windows.area
+        seconds += (groups * numbers * windows.columns * products * (rows + EXTRA_ROWS)
+                    * MULTIPLY_ADD)
+        seconds += groups * n_inputs * _seconds_of_columns(windows, samples, first)
+        if windows.lines:  # the gradient by the weights is that of each row of cells, added up
+            seconds += 2 * groups * windows.cells[0] * rows * numbers * MOVED_NUMBER / samples
         seconds += CALLS_OF_A_PRODUCT * CALL / samples
     return seconds
+
+
+def _seconds_of_columns(windows, samples, first):
+    """For one input map's columns."""
+    moved = seconds_to_move(windows.run_length(samples))
+    numbers = windows.area * windows.columns
+    if not windows.lines:
+        return (1 if first else 3) * numbers * moved
+    line_groups = windows.line_groups(windows.cells[0])
+    lines = line_groups * (windows.area // windows.steps) * windows.cells[1]
+    return lines * moved if first else 2 * numbers * MOVED_NUMBER + 2 * lines * moved
 
 
 def _sets_of_inputs(matrix):

@@ -20,7 +20,8 @@ class Windows:
     pixels of a cell, (1, 1) without pooling. out_phases: how the cells are ordered in the output.
     in_phases: how the pixels are ordered in the input, (1, 1) or `pitch`. run: if not 0, columns
     are not cells but the `run` numbers from the first pixel of the output to its last, all rows and
-    what lies between them, one sample's; for estimates alone (`online`).
+    what lies between them, one sample's; for estimates alone (`online`). lines: whether the windows
+    of one row of cells share their pixels with those of the next (`lines`).
     """
 
     kernel: tuple[int, int]
@@ -31,6 +32,7 @@ class Windows:
     in_phases: tuple[int, int]
     aligned: bool
     run: int = 0
+    lines: bool = False
 
     @property
     def pitch(self):
@@ -66,6 +68,22 @@ class Windows:
         return samples * (self.cells[1] if together else 1)
 
     @property
+    def can_share_lines(self):
+        """Whether rows of cells read the same pixels, in whole steps from one row to the next."""
+        (rows, _), (reach, _), (pitch, _) = self.cells, self.reach, self.pitch
+        return (self.aligned and not self.run and rows > 1
+                and reach > pitch and reach % pitch == 0)
+
+    @property
+    def steps(self):
+        """Groups of `pitch` lines in a window."""
+        return self.reach[0] // self.pitch[0]
+
+    def line_groups(self, rows):
+        """Groups of lines that so many rows of cells read."""
+        return rows + self.steps - 1
+
+    @property
     def slab_rows(self):
         """The pixels of a cell that have rows of weights of their own."""
         return self.slabs if self.aligned else (1, 1)
@@ -87,6 +105,24 @@ class Windows:
                    *_times(_times(along, step), self.out_phases), sample)
         return as_strided(x, shape, strides)[..., rows, :, :]
 
+    def line_view(self, x, rows):
+        """The lines of an input array that some `rows` of cells read, `pitch` lines a group: a view
+        of shape (maps, line groups, shift rows, phase rows, shift columns, phase columns, phases of
+        the output's cells in a row, cells, samples). For one shift column no pixel stands twice in
+        the view."""
+        maps, _, _, _, _, _, _, samples = x.shape
+        one_map, _, _, *phase, row, column, sample = x.strides
+        first, last, _ = rows.indices(self.cells[0])
+        down, right = (pitch // phases for pitch, phases
+                       in zip(self.pitch, self.in_phases, strict=True))
+        phases = self.out_phases[1]
+        shape = (maps, self.line_groups(last - first), down, self.in_phases[0],
+                 self.reach[1] // self.in_phases[1], self.in_phases[1], phases,
+                 self.cells[1] // phases, samples)
+        strides = (one_map, down * row, row, phase[0], column, phase[1], right * column,
+                   phases * right * column, sample)
+        return as_strided(x[:, :, :, :, :, first * down:], shape, strides)
+
     def weight_pixels(self):
         """For each pixel of a cell and each window pixel, which pixel of the kernel joins them:
         an array (slab rows * slab columns, window area), -1 for none."""
@@ -96,6 +132,18 @@ class Windows:
         columns = columns.reshape(1, slab_x, 1, shift_x, 1, phase_x)
         pixels = np.where((rows < 0) | (columns < 0), -1, rows * self.kernel[1] + columns)
         return pixels.reshape(slab_y * slab_x, self.area)
+
+    def by_lines(self, windows):
+        """An array (..., input maps, window area) with the pixels of each window in the order of
+        its lines: (..., steps, numbers of a line group)."""
+        *others, maps, _ = windows.shape
+        (row_phases, column_phases), steps = self.in_phases, self.steps
+        parts = windows.reshape(*others, maps, steps, -1, self.reach[1] // column_phases,
+                                row_phases, column_phases)
+        first = len(others)
+        maps, step, down, right, row_phase, column_phase = range(first, first + 6)
+        ordered = parts.transpose(*range(first), step, down, row_phase, maps, right, column_phase)
+        return ordered.reshape(*others, steps, -1)
 
     def _along(self, axis):
         """(slabs, shifts, phases) along one axis: which row of the kernel, -1 for none."""
