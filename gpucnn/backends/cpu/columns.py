@@ -23,12 +23,9 @@ class Columns:
 
     def bands(self, source, most_bytes):
         """Slices of output rows, as many a band as keep its columns within `most_bytes`."""
-        maps, samples = source.shape[0], source.shape[-1]
-        row_bytes = (maps * self.kernel[0] * self.kernel[1] * self.out_size[1] * samples
-                     * source.itemsize)
-        rows = max(1, most_bytes // max(1, row_bytes))
-        return [slice(first, min(first + rows, self.out_size[0]))
-                for first in range(0, self.out_size[0], rows)]
+        return rows_at_once(self, source, self.kernel[0], most_bytes)
+
+    grad_bands = bands
 
     def _windows(self, source, inputs, rows):
         """A view (inputs, kh, kw, rows, out_width, samples) of the windows of some output rows."""
@@ -48,6 +45,17 @@ class Columns:
         columns = scratch(workspace, "conv2d.columns", windows.shape, source.dtype)
         np.copyto(columns, windows)
         return columns.reshape(windows.shape[0] * self.kernel[0] * self.kernel[1], -1)
+
+    @staticmethod
+    def pieces(matrix, rows):
+        """A matrix by whose columns a product is computed: all at once."""
+        return matrix
+
+    @staticmethod
+    def in_order(windows):
+        """An array (..., input maps, window rows, window columns) in the order of the columns; and
+        what is in this order, as before."""
+        return windows
 
     @contextmanager
     def addition(self, grad_source, workspace):
@@ -98,3 +106,12 @@ class Columns:
             lines = slice(top, top + (count - 1) * vertical + 1, vertical)
             pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
             grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
+
+
+def rows_at_once(windows, source, lines, most_bytes):
+    """Slices of output rows, as many as keep so many `lines` for each of them, with all windows of
+    the row beside each other, within `most_bytes`."""
+    maps, samples = source.shape[0], source.shape[-1]
+    row_bytes = maps * lines * windows.kernel[1] * windows.out_size[1] * samples * source.itemsize
+    rows, height = max(1, most_bytes // max(1, row_bytes)), windows.out_size[0]
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]

@@ -2,7 +2,8 @@
 
 A column is the window of an output pixel, or of a cell of them: then each pixel of the cell has its
 own rows of weights, with zeros where its own window does not reach. Less is copied, and the matrix
-is taller, for some more multiply-adds.
+is taller, for some more multiply-adds. Where windows of neighbouring rows share `Lines`, less is
+copied still, and there is a product for each row of cells.
 
 Where one group is all maps, its matrix has zeros where nothing is joined. (A pixel that is not
 finite then reaches output maps that do not see its map, as 0 * infinity is NaN.)
@@ -20,16 +21,16 @@ from gpucnn.backends.cpu.small_products import multiply, multiply_by_rows
 
 class ColumnProducts:
     """The products of a table's `Groups` by columns. `weight` (n_connections, *kernel); `cell`: the
-    output pixels of a column, (rows, columns)."""
+    output pixels of a column, (rows, columns); `columns`: `Columns` or `Lines`."""
 
-    def __init__(self, convolution, groups, weight, cell=(1, 1)):
+    def __init__(self, convolution, groups, weight, cell=(1, 1), columns=Columns):
         self.cell = cell
         # Cells of several columns lie apart anyway, so that pixels need not lie together.
         self.reads_in_place = cell[1] > 1
-        self._columns = Columns(convolution.by_cells(cell))
-        self._parts = [(_WholeKernel if cell == (1, 1) else _cell_weights)(one, convolution, cell)
-                       for one in groups]
-        self._products = [_Product(one, number, matrix)
+        self._columns = columns(convolution.by_cells(cell))
+        make = _WholeKernel if cell == (1, 1) else _cell_weights
+        self._parts = [make(one, convolution, cell, columns.in_order) for one in groups]
+        self._products = [_Product(one, number, matrix, self._columns)
                           for one, part in zip(groups, self._parts, strict=True)
                           for number, matrix in enumerate(part.matrices(weight))]
 
@@ -40,7 +41,7 @@ class ColumnProducts:
         for rows in self._columns.bands(source, COLUMN_BYTES):
             for product in self._products:
                 product.forward(self._columns.of(source, product.inputs, rows, workspace),
-                                target[:, :, :, rows], workspace)
+                                target[:, :, :, rows], rows, workspace)
             yield slice(rows.start * self.cell[0], rows.stop * self.cell[0])
 
     def no_gradient(self):
@@ -54,7 +55,7 @@ class ColumnProducts:
         for rows in self._columns.bands(source, COLUMN_BYTES):
             for product, gradient in zip(self._products, gradients, strict=True):
                 product.add_gradient(self._columns.of(source, product.inputs, rows, workspace),
-                                     dz[:, :, :, rows], gradient, workspace)
+                                     dz[:, :, :, rows], gradient, rows, workspace)
 
     def finish_gradient(self, gradients, grad_weight):
         """Write gradients that are complete into grad_weight."""
@@ -66,10 +67,10 @@ class ColumnProducts:
         """Set grad_source (maps, height, width, samples), of the input with its padding."""
         dz = self._in_cells(dz)
         with self._columns.addition(grad_source, workspace) as add_back:
-            for rows in self._columns.bands(grad_source, COLUMN_BYTES):
+            for rows in self._columns.grad_bands(grad_source, COLUMN_BYTES):
                 for product in self._products:
-                    add_back(product.grad_columns(dz[:, :, :, rows], workspace), product.inputs,
-                             rows)
+                    add_back(product.grad_columns(dz[:, :, :, rows], rows, workspace),
+                             product.inputs, rows)
 
     def _in_cells(self, dz):
         return dz if dz.ndim == 6 else in_cells(dz, self.cell)
@@ -85,28 +86,34 @@ def in_cells(maps, cell):
 
 
 class _WholeKernel:
-    """The matrices (outputs, inputs * kernel area) of `Groups` for columns of a pixel."""
+    """The matrices (outputs, inputs * kernel area) of `Groups` for columns of a pixel, with the
+    pixels of a window `in_order`."""
 
-    def __init__(self, groups, convolution, cell):
+    def __init__(self, groups, convolution, cell, in_order):
         self._groups = groups
+        self._in_order = in_order
         self.count = len(groups.inputs)
 
     def matrices(self, weight):
         """One for each group."""
-        return [weights.reshape(len(weights), -1) for weights in self._groups.weights(weight)]
+        return [self._in_order(weights).reshape(len(weights), -1)
+                for weights in self._groups.weights(weight)]
 
     def put_gradient(self, gradients, grad_weight):
         """Write the gradients by all matrices, transposed, where they belong."""
+        count, outputs, inputs = self._groups.connections.shape
+        ordered = self._in_order(np.empty((inputs, *grad_weight.shape[1:]))).shape
         gradient = np.stack([gradient.T for gradient in gradients])
-        self._groups.put_gradient(gradient.reshape(*self._groups.connections.shape,
-                                                   *grad_weight.shape[1:]), grad_weight)
+        self._groups.put_gradient(self._in_order(gradient.reshape(count, outputs, *ordered)),
+                                  grad_weight)
 
 
 class _CellWeights:
-    """The matrices (outputs * pixels of a cell, inputs * pixels of its window) of `Groups`: for
-    each pixel of a cell the weights where its own window lies, zeros elsewhere."""
+    """The matrices (outputs * pixels of a cell, inputs * pixels of its window) of `Groups`, with
+    the pixels of a window `in_order`: for each pixel of a cell the weights where its own window
+    lies, zeros elsewhere."""
 
-    def __init__(self, groups, convolution, cell):
+    def __init__(self, groups, convolution, cell, in_order):
         self.count, n_outputs, n_inputs = groups.connections.shape
         area, reach = convolution.area, convolution.by_cells(cell).kernel
         nothing = groups.n_connections * area
@@ -117,7 +124,8 @@ class _CellWeights:
             top, left = row * convolution.stride[0], column * convolution.stride[1]
             index[:, :, row, column, :, top:top + convolution.kernel[0],
                   left:left + convolution.kernel[1]] = np.minimum(numbers, nothing)
-        self._index = index.reshape(self.count, n_outputs * prod(cell), -1)
+        self._index = np.ascontiguousarray(in_order(index)).reshape(
+            self.count, n_outputs * prod(cell), -1)
         turned = self._index.swapaxes(1, 2).reshape(-1)
         order = np.argsort(turned, kind="stable")
         held = order[:np.count_nonzero(turned < nothing)].reshape(-1, prod(cell))
@@ -142,36 +150,43 @@ _cell_weights = lru_cache(maxsize=64)(_CellWeights)
 class _Product:
     """One group's matrix of weights."""
 
-    def __init__(self, groups, number, matrix):
+    def __init__(self, groups, number, matrix, columns):
         self.inputs = groups.input_indices[number]
         self._outputs = groups.output_indices[number]
         self._matrix = matrix
+        self._pieces = columns.pieces
 
-    def forward(self, columns, band, workspace):
+    def forward(self, columns, band, rows, workspace):
         """Write the group's maps of an output band (out_maps, *cell, rows, width, samples)."""
         mine = _rows_of(band, self._outputs)
         if mine is not None:
-            multiply(self._matrix, columns, out=mine)
+            multiply(self._matrix, columns, out=self._pieces(mine, rows))
         else:
-            result = scratch(workspace, "conv2d.product", (len(self._matrix), columns.shape[1]),
-                             columns.dtype)
-            multiply(self._matrix, columns, out=result)
+            result = scratch(workspace, "conv2d.product", (
+                len(self._matrix), prod(band.shape[3:])), columns.dtype)
+            multiply(self._matrix, columns, out=self._pieces(result, rows))
             band[self._outputs] = result.reshape(-1, *band.shape[1:])
 
     def no_gradient(self):
         return np.zeros(self._matrix.shape[::-1], self._matrix.dtype)
 
-    def add_gradient(self, columns, dz, gradient, workspace):
+    def add_gradient(self, columns, dz, gradient, rows, workspace):
         """Add a band's gradient to `gradient`, transposed: BLAS is quicker with few columns than
         with few rows."""
-        term = scratch(workspace, "conv2d.gradient_term", gradient.shape, gradient.dtype)
-        gradient += multiply_by_rows(columns, self._dz(dz, workspace), out=term)
+        mine = self._pieces(self._dz(dz, workspace), rows)
+        terms = scratch(workspace, "conv2d.gradient_terms", (
+            *columns.shape[:-2], *gradient.shape), gradient.dtype)
+        multiply_by_rows(columns, mine, out=terms)
+        if terms.ndim == 3:
+            term = scratch(workspace, "conv2d.gradient_term", gradient.shape, gradient.dtype)
+            terms = np.add.reduce(terms, axis=0, out=term)
+        gradient += terms
 
-    def grad_columns(self, dz, workspace):
+    def grad_columns(self, dz, rows, workspace):
         """The gradient by a band's columns."""
-        mine = self._dz(dz, workspace)
-        grad_columns = scratch(workspace, "conv2d.grad_columns",
-                               (self._matrix.shape[1], mine.shape[1]), mine.dtype)
+        mine = self._pieces(self._dz(dz, workspace), rows)
+        grad_columns = scratch(workspace, "conv2d.grad_columns", (
+            *mine.shape[:-2], self._matrix.shape[1], mine.shape[-1]), mine.dtype)
         return multiply(self._matrix.T, mine, out=grad_columns)
 
     def _dz(self, dz, workspace):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+from gpucnn.backends.cpu.columns import Columns
 from gpucnn.backends.cpu.groups import (
     Groups,
     one_group,
@@ -15,14 +16,15 @@ from gpucnn.backends.cpu.groups import (
     sets_of_inputs,
     sets_of_outputs,
 )
+from gpucnn.backends.cpu.lines import Lines
 from gpucnn.backends.cpu.products import ColumnProducts
 from gpucnn.backends.cpu.rows import RowProducts, window_rows
 
-# What an estimate counts with, in seconds, measured on one core of an AMD EPYC (family 25) and
-# rounded; only their proportions matter.
+# What an estimate counts with, in seconds, between what was measured on a core of an AMD EPYC
+# (family 25) and of an Intel Xeon (model 207); only their proportions matter.
 MULTIPLY_ADD = 1 / 60e9
-MOVED_NUMBER = 0.14e-9
-CHOSEN_NUMBER = 0.3e-9
+MOVED_NUMBER = 0.2e-9
+CHOSEN_NUMBER = 0.4e-9
 RUN = 12e-9
 CALL = 1.5e-6
 
@@ -35,9 +37,9 @@ CELLS = (1, 1), (2, 2)
 @dataclass(frozen=True)
 class Way:
     """One way to compute one pass. `lines`: of rows, how many are computed together; 0 by columns,
-    of which each is the window of a `cell` of output pixels. `is_transposed`: the gradient by the
-    input as a convolution of the output's gradient, and not added up. `seconds`: the estimated time
-    of one sample."""
+    of which each is the window of a `cell` of output pixels, and which share lines of the input if
+    `shares_lines`. `is_transposed`: the gradient by the input as a convolution of the output's
+    gradient, and not added up. `seconds`: the estimated time of one sample."""
 
     name: str
     groups: tuple[Groups, ...]
@@ -45,6 +47,7 @@ class Way:
     seconds: float
     is_transposed: bool = False
     cell: tuple[int, int] = (1, 1)
+    shares_lines: bool = False
 
     def products(self, convolution, weight):
         """What computes it with these weights (n_connections, *kernel)."""
@@ -52,7 +55,8 @@ class Way:
             convolution, weight = convolution.transposed, weight[:, ::-1, ::-1]
         if self.lines:
             return RowProducts(convolution, self.groups, self.lines, weight)
-        return ColumnProducts(convolution, self.groups, weight, self.cell)
+        return ColumnProducts(convolution, self.groups, weight, self.cell,
+                              Lines if self.shares_lines else Columns)
 
 
 @lru_cache(maxsize=1024)
@@ -67,7 +71,7 @@ def forward_ways(connections, convolution, samples):
 def weight_ways(connections, convolution, samples):
     """The ways to the gradient by the weights."""
     return _sorted(way for maps, groups in _groupings(connections) for way in (
-        *_by_columns(maps, groups, convolution, samples, _forward_by_columns),
+        *_by_columns(maps, groups, convolution, samples, _weight_by_columns),
         _by_rows(maps, groups, convolution, samples, moves=2)))
 
 
@@ -98,40 +102,71 @@ def _sorted(ways):
 
 
 def _by_columns(maps, groups, convolution, samples, seconds):
-    """By every cell that divides the output."""
+    """By every cell that divides the output, with and without lines that are shared."""
     for cell in CELLS:
         if any(size % pixels for size, pixels in zip(convolution.out_size, cell, strict=True)):
             continue
         by_cells, pixels = convolution.by_cells(cell), prod(cell)
-        total = 0.0
-        for one in groups:
-            count, n_outputs, n_inputs = one.connections.shape
-            total += count * seconds(by_cells, n_inputs, n_outputs * pixels, samples)
-            if pixels > 1:  # the output's pixels are put where they belong, or fetched from there
-                total += (count * n_outputs * _pixels(convolution)
-                          * (MOVED_NUMBER + RUN / samples))
-        of_cells = f" by cells of {cell[0]}x{cell[1]}" if pixels > 1 else ""
-        yield Way(f"columns of {maps}{of_cells}", groups, 0, total, cell=cell)
+        for shares_lines in (False, True) if _can_share_lines(by_cells) else (False,):
+            total = 0.0
+            for one in groups:
+                count, n_outputs, n_inputs = one.connections.shape
+                total += count * seconds(by_cells, n_inputs, n_outputs * pixels, samples,
+                                         shares_lines)
+                if pixels > 1:  # the output's pixels are put where they belong, or fetched
+                    total += (count * n_outputs * _pixels(convolution)
+                              * (MOVED_NUMBER + RUN / samples))
+            name = f"columns of {maps}" + f" by cells of {cell[0]}x{cell[1]}" * (pixels > 1)
+            yield Way(name + ", lines shared" * shares_lines, groups, 0, total, cell=cell,
+                      shares_lines=shares_lines)
 
 
-def _forward_by_columns(convolution, n_inputs, n_outputs, samples):
+def _can_share_lines(convolution):
+    """Whether rows of windows overlap."""
+    return convolution.out_size[0] > 1 and convolution.kernel[0] > convolution.stride[0]
+
+
+def _line_numbers(convolution, n_inputs):
+    """Numbers of all lines."""
+    lines = (convolution.out_size[0] - 1) * convolution.stride[0] + convolution.kernel[0]
+    return lines * n_inputs * convolution.kernel[1] * convolution.out_size[1]
+
+
+def _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
     """Columns copied, and a product by them."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
+    copied = _line_numbers(convolution, n_inputs) if shares_lines else depth * pixels
     return (_product(n_outputs, depth, pixels)
-            + depth * pixels * _moved(convolution, samples) + 4 * CALL / samples)
+            + copied * _moved(convolution, samples) + 4 * CALL / samples)
 
 
-def _backward_by_columns(convolution, n_inputs, n_outputs, samples):
-    """A product that gives the columns' gradient, and its addition, by phases of the stride."""
+def _weight_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
+    """The same, and of shared lines the gradients of all output rows added up."""
+    seconds = _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines)
+    if shares_lines:
+        numbers = convolution.out_size[0] * n_outputs * n_inputs * convolution.area
+        seconds += 2 * numbers * MOVED_NUMBER / samples
+    return seconds
+
+
+def _backward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
+    """A product that gives the columns' gradient, and its addition: by phases of the stride, or by
+    lines and then by shifts."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
+    product = _product(depth, n_outputs, pixels)
     moved = MOVED_NUMBER + RUN / (samples * convolution.out_size[1])
+    if shares_lines:
+        steps = convolution.kernel[0] / convolution.stride[0] + convolution.kernel[1]
+        return (product + 2 * depth * pixels * MOVED_NUMBER
+                + 2 * _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
+                + (3 + steps) * CALL / samples)
     shifts = convolution.area / prod(convolution.stride)
-    return (_product(depth, n_outputs, pixels) + 2 * depth * pixels * moved
-            + (2 + 2 * shifts) * CALL / samples)
+    return product + 2 * depth * pixels * moved + (2 + 2 * shifts) * CALL / samples
 
 
 def _by_rows(maps, groups, convolution, samples, *, moves, is_transposed=False):
-    """With as many lines as are the cheapest; `moves`: how often a product's numbers are."""
+    """With as many lines as are the cheapest; `moves`: how often a product's numbers are moved,
+    besides by the product itself."""
     height = convolution.out_size[0]
     in_maps = 1 + max(int(one.inputs.max()) for one in groups)
 
@@ -151,7 +186,8 @@ def _seconds_by_rows(groups, convolution, lines, pixels, samples, moves):
     rows = convolution.kernel[1] * n_outputs * lines
     depth = n_inputs * window_rows(convolution, lines)
     chosen = 0 if groups.input_run is not None else depth * pixels * CHOSEN_NUMBER
-    return (count * (_product(rows, depth, pixels) + moves * rows * pixels * MOVED_NUMBER + chosen)
+    return (count * (_product(rows, depth, pixels) + (1 + moves) * rows * pixels * MOVED_NUMBER
+                     + chosen)
             + 12 * CALL / samples)
 
 
