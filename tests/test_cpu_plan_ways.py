@@ -62,11 +62,12 @@ def test_the_networks_here_have_every_way_there_is(ways):
 # -- ties ------------------------------------------------------------------------------------------
 
 
-def with_ties(pool_size, dtype="float64"):
-    """Two convolutions by whole numbers, before a max pooling each: windows full of ties."""
+def with_ties(pool_size, activation="identity", dtype="float64"):
+    """Two convolutions by whole numbers, before a max pooling each: windows full of ties, and of
+    zeros and less."""
     network = chain_of(
-        Conv2d(1, 4, 3, activation="identity"), MaxPool2d(pool_size),
-        Conv2d(4, 4, 2, activation="identity", connections=ConnectionTable.grouped(4, 4, 2)),
+        Conv2d(1, 4, 3, activation=activation), MaxPool2d(pool_size),
+        Conv2d(4, 4, 2, activation=activation, connections=ConnectionTable.grouped(4, 4, 2)),
         MaxPool2d(pool_size), input_shape=(1, 17, 16), dtype=dtype)
     generator = np.random.default_rng(8)
     network.set_parameters({
@@ -96,9 +97,11 @@ def test_windows_of_the_tied_network_hold_their_maximum_more_than_once(pool_size
         x = y
 
 
+@pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 @pytest.mark.parametrize("pool_size", POOLS, ids=str)
-def test_of_equal_pixels_the_first_takes_the_gradient_in_slabs_and_apart(pool_size, ways):
-    build = partial(with_ties, pool_size)
+def test_of_equal_pixels_the_first_takes_the_gradient_in_slabs_and_apart(
+        pool_size, activation, ways):
+    build = partial(with_ties, pool_size, activation)
     reference, plain_plan = with_plain_plan(build, batch_size=6)
     images, labels = images_of_whole_numbers(6)
     plain_plan.step(images, labels)
@@ -108,3 +111,10 @@ def test_of_equal_pixels_the_first_takes_the_gradient_in_slabs_and_apart(pool_si
         assert_alike(network.gradients, reference.gradients)
     assert any("by pixel in slabs" in name for name in ways.seen)
     assert any(name.endswith("by pixel") for name in ways.seen)
+
+
+def test_a_relu_before_a_max_pooling_is_left_to_the_pooling():
+    _, plan = with_plan(partial(with_ties, 2, "relu"))
+    assert plan.explain().count("maxima of 4 pixels, then relu") == 2
+    _, plan = with_plan(partial(with_ties, 2, "tanh"))
+    assert "then" not in plan.explain()

@@ -224,7 +224,8 @@ class Conv2dRun(Run):
             part.bind_grad_input(self._grad_source)
 
     def backward(self, sums, first):
-        self._squash.backward(self._stored, self._grad)
+        if self._grad is not self._stored:  # or it has been put there already
+            self._squash.backward(self._stored, self._grad)
         if self._grad_source is not None:
             self._grad_source.fill(0)
         for part in self._parts:

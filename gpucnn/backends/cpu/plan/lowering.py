@@ -45,6 +45,7 @@ def lower(layers, input_shape, dtype):
     windows, phases = _windows(layers, roles)
     scaled = _scaled(roles)
     input_layout = layout = Layout(input_shape[0], input_shape[1:], phases=phases[0])
+    layers, left = _leave_relu(layers, roles)
     steps = []
     for number, (layer, role) in enumerate(zip(layers, roles, strict=True)):
         common = {"scaled": scaled[number + 1], "dtype": dtype}
@@ -56,7 +57,9 @@ def lower(layers, input_shape, dtype):
         elif role == "tiled subsample2d":
             step = TiledSubsample2d(layer, layout, phases[number + 1], **common)
         elif role == "tiled max_pool2d":
-            step = TiledMaxPool2d(layer, layout, phases[number + 1])
+            in_place = layers[number - 1].options["activation"] == "identity"
+            step = TiledMaxPool2d(layer, layout, phases[number + 1], left[number],
+                                  in_place=in_place)
         else:
             step = _of_any_plan(layer, role, layout.scale, **common)
         steps.append(step)
@@ -84,6 +87,20 @@ def _role(layers, number):
             return f"tiled {layer.op}"
         return "plain"
     return layer.op
+
+
+def _leave_relu(layers, roles):
+    """The layers, with ReLUs before a max pooling left to the pooling, and the activation that is
+    left to each layer: the ReLU of a maximum is the maximum of the ReLUs, and the same pixel takes
+    the gradient, for a fraction of the pixels."""
+    layers, left = list(layers), ["identity"] * len(layers)
+    for number in range(1, len(layers)):
+        before = layers[number - 1]
+        if roles[number] == "tiled max_pool2d" and before.options["activation"] == "relu":
+            layers[number - 1] = replace(before,
+                                         options=before.options | {"activation": "identity"})
+            left[number] = "relu"
+    return layers, left
 
 
 def _scaled(roles):

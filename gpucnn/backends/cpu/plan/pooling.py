@@ -112,18 +112,23 @@ class TiledSubsample2dRun(Run):
 
 
 class TiledMaxPool2d(Step):
-    """Max pooling of equal size and stride."""
+    """Max pooling of equal size and stride, then an `activation` that is left to it. in_place:
+    whether backward may put the gradient by the input in the place of the input."""
 
     kind = "max_pool2d"
 
-    def __init__(self, layer, input_layout, phases):
+    def __init__(self, layer, input_layout, phases, activation, *, in_place):
         self.name = layer.name
+        self.in_place = in_place
         self.pool_size = layer.options["pool_size"]
+        self.squash = Squash(activation, scaled=False)
         self.layout = Layout(layer.output_shape[0], layer.output_shape[1:], phases=phases,
                              scale=input_layout.scale)
 
     def describe(self):
-        return f"maxima of {prod(self.pool_size)} pixels"
+        activation = self.squash.activation
+        then = f", then {activation}" * (activation != "identity")
+        return f"maxima of {prod(self.pool_size)} pixels{then}"
 
     def cost(self, products):
         outputs = prod(self.layout.shape(1))
@@ -139,7 +144,7 @@ class TiledMaxPool2dRun(Run):
     def __init__(self, step, lane, x):
         self._step = step
         self._lane = lane
-        self._x_shape = x.shape
+        self._x = x
         self._pixels = pooled_pixels(x, step.pool_size, step.layout.phases)
         self.output = lane.empty(step.layout.shape(lane.samples))
         # Pixels that lie apart are brought together once, since backward reads them again.
@@ -158,27 +163,34 @@ class TiledMaxPool2dRun(Run):
             np.copyto(self.output, first)
         for pixel in others[1:]:
             np.maximum(self.output, pixel, out=self.output)
+        self._step.squash.forward(self.output)
 
     def bind_backward(self, grad_output, needs_grad_input):
-        self._grad_output = grad_output
-        if needs_grad_input:
-            self.grad_input = self._lane.zeros(self._x_shape)
-            self._grad_pixels = pooled_pixels(self.grad_input, self._step.pool_size,
-                                              self._step.layout.phases)
-            # Masks of the arrays' own type: a product with bools would be converted piece by piece.
-            self._takes = self._lane.empty(self.output.shape)
-            self._free = self._lane.empty(self.output.shape)
+        self._grad_output = self._grad = grad_output
+        if not needs_grad_input:
+            return
+        self.grad_input = self._x if self._step.in_place else self._lane.zeros(self._x.shape)
+        self._grad_pixels = pooled_pixels(self.grad_input, self._step.pool_size,
+                                          self._step.layout.phases)
+        # Masks of the arrays' own type: a product with bools would be converted piece by piece.
+        self._takes = self._lane.empty(self.output.shape)
+        self._free = self._lane.empty(self.output.shape)
+        if self._step.squash.activation != "identity":
+            self._grad = self._lane.empty(self.output.shape)
 
     def backward(self, sums, first):
         if self.grad_input is None:
             return
+        if self._grad is not self._grad_output:
+            self._step.squash.derivative(self.output, 1, out=self._grad)
+            self._grad *= self._grad_output
         self._free.fill(1)
         for pixel, grad in zip(self._together[:-1], self._grad_pixels[:-1], strict=True):
             np.equal(pixel, self.output, out=self._takes, casting="unsafe")
             self._takes *= self._free
             self._free -= self._takes
-            np.multiply(self._grad_output, self._takes, out=grad)
-        np.multiply(self._grad_output, self._free, out=self._grad_pixels[-1])
+            np.multiply(self._grad, self._takes, out=grad)
+        np.multiply(self._grad, self._free, out=self._grad_pixels[-1])
 
 
 def pooled_pixels(x, pool_size, phases):
