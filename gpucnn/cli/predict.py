@@ -13,7 +13,7 @@ from gpucnn.cli.options import (
     threads_option,
     trained_model_argument,
 )
-from gpucnn.errors import GpucnnError, MissingDependencyError, ShapeError
+from gpucnn.errors import DataError, GpucnnError, MissingDependencyError, ShapeError
 
 MNIST_SIZE = 28
 LARGEST_MARGIN = 4  # LeNet-5 pads the 28x28 digits that it is trained on to 32x32
@@ -71,6 +71,8 @@ def _read(network, path, strip, invert, threads):
     size = network.input_shape[1:]
     if not strip and any(extent > limit for extent, limit in zip(picture.shape, size, strict=True)):
         picture = gpucnn.fit_digit(picture, tuple(map(_digit_size, size)))
+    elif not strip and picture.min() == picture.max():
+        raise DataError(f"expected a digit, got an empty picture (all values {picture.min()})")
     outputs = network.outputs(picture[np.newaxis], threads=threads)[0]
     outputs = outputs.reshape(len(outputs), -1, outputs.shape[-1] if outputs.ndim == 3 else 1)
     if strip:

@@ -17,7 +17,7 @@ RESULTS = {
     "history.csv": "loss and errors of each epoch",
     "learning_curve.png": "the same as a picture",
     "mistakes.png": "the test images that it misreads",
-    CHECKPOINT: "where `gpucnn train --resume` goes on",
+    CHECKPOINT: "where `gpucnn train --resume --out DIR` goes on",
     SETTINGS: "the options of the run",
 }
 

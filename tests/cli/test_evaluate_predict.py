@@ -155,6 +155,12 @@ def test_predict_answers_the_readable_pictures_and_names_the_others(reader, tmp_
         assert line.startswith(f"Error: {tmp_path / name}.png: ")
 
 
+@pytest.mark.parametrize("side", [8, 28, 32, 100])
+def test_predict_finds_no_digit_in_an_empty_picture_of_any_size(side, reader, tmp_path):
+    empty = save_picture(tmp_path / "empty.png", np.full((side, side), 255, np.uint8))
+    assert "got an empty picture" in fail("predict", reader, empty, "--device", "cpu")
+
+
 def test_predict_wants_a_network_of_one_input_map(tmp_path):
     network = gpucnn.Network([gpucnn.Conv2d(3, 10, 8)], (3, 8, 8), device="cpu")
     gpucnn.save_network(network, tmp_path / "colour")
