@@ -132,20 +132,27 @@ def _line_numbers(convolution, n_inputs):
     return lines * n_inputs * convolution.kernel[1] * convolution.out_size[1]
 
 
+def _seconds_of_matrices(convolution, n_outputs, depth, samples):
+    """BLAS brings a matrix into its own form for each product: for each output row."""
+    return convolution.out_size[0] * n_outputs * depth * MOVED_NUMBER / samples
+
+
 def _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
     """Columns copied, and a product by them."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
-    copied = _line_numbers(convolution, n_inputs) if shares_lines else depth * pixels
-    return (_product(n_outputs, depth, pixels)
-            + copied * _moved(convolution, samples) + 4 * CALL / samples)
+    seconds = _product(n_outputs, depth, pixels) + 4 * CALL / samples
+    if not shares_lines:
+        return seconds + depth * pixels * _moved(convolution, samples)
+    return (seconds + _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
+            + _seconds_of_matrices(convolution, n_outputs, depth, samples))
 
 
 def _weight_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
     """The same, and of shared lines the gradients of all output rows added up."""
     seconds = _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines)
     if shares_lines:
-        numbers = convolution.out_size[0] * n_outputs * n_inputs * convolution.area
-        seconds += 2 * numbers * MOVED_NUMBER / samples
+        depth = n_inputs * convolution.area
+        seconds += _seconds_of_matrices(convolution, n_outputs, depth, samples)
     return seconds
 
 
@@ -157,9 +164,9 @@ def _backward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines
     moved = MOVED_NUMBER + RUN / (samples * convolution.out_size[1])
     if shares_lines:
         steps = convolution.kernel[0] / convolution.stride[0] + convolution.kernel[1]
-        return (product + 2 * depth * pixels * MOVED_NUMBER
-                + 2 * _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
-                + (3 + steps) * CALL / samples)
+        lines = _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
+        return (product + _seconds_of_matrices(convolution, n_outputs, depth, samples)
+                + 2 * (depth * pixels * MOVED_NUMBER + lines) + (3 + steps) * CALL / samples)
     shifts = convolution.area / prod(convolution.stride)
     return product + 2 * depth * pixels * moved + (2 + 2 * shifts) * CALL / samples
 

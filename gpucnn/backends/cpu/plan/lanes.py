@@ -5,9 +5,7 @@ from gpucnn.backends.cpu.plan.images import Images
 from gpucnn.backends.cpu.plan.step import Lane, parts
 
 LANE_BYTES = 24 * 1024 * 1024  # what the steps of a micro-batch keep
-MICRO_BATCHES = (128, 64, 32, 16, 8, 4, 2, 1)
-SHARE = 64                     # samples that are worth a thread of their own
-SHARES = 4                     # a batch has as many before any has more samples than that
+MICRO_BATCHES = (64, 32, 16, 8, 4, 2, 1)
 SIZES_KEPT = 3                 # a whole batch has parts of two sizes, an epoch ends with another
 
 
@@ -18,14 +16,9 @@ def micro_batch(steps, itemsize):
 
 
 def shares(samples, most):
-    """A batch as parts of at most `most` samples. Fewer larger ones are computed faster, since
-    threads wait for each other between NumPy's calls, but there are some for several threads before
-    they grow, and an even number. The threads there are play no role."""
-    share = min(most, SHARE)
-    count = max(-(-samples // most), min(SHARES, -(-samples // share)))
-    if samples > share // 2:
-        count += count % 2
-    return parts(samples, max(1, -(-samples // max(1, count))))
+    """A batch as parts of at most `most` samples, and as two if it has more than half as many, so
+    that two threads can work on it. The threads there are play no role."""
+    return parts(samples, min(most, -(-samples // 2)) if samples > most // 2 else most)
 
 
 class InferenceLane:
