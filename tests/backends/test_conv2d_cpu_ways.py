@@ -58,7 +58,7 @@ def take(monkeypatch):
         def only(connections, convolution, samples):
             found = [way for way in considered(connections, convolution, samples)
                      if way.name == name]
-            return [replace(way, lines=lines or way.lines) for way in found]
+            return [replace(way, output_rows=lines or way.output_rows) for way in found]
 
         monkeypatch.setattr(conv2d, f"{which}_ways", only)
         return bool(only(case.table, convolution_of(case), 1))

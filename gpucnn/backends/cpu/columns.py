@@ -23,9 +23,18 @@ class Columns:
 
     def bands(self, source, most_bytes):
         """Slices of output rows, as many a band as keep its columns within `most_bytes`."""
-        return rows_at_once(self, source, self.kernel[0], most_bytes)
+        return self._rows_at_once(source, self.kernel[0], most_bytes)
 
     grad_bands = bands
+
+    def _rows_at_once(self, source, lines, most_bytes):
+        """Slices of output rows, as many as keep so many `lines` of windows for each of them within
+        `most_bytes`."""
+        maps, samples = source.shape[0], source.shape[-1]
+        row_bytes = (maps * lines * self.kernel[1] * self.out_size[1] * samples
+                     * source.itemsize)
+        rows, height = max(1, most_bytes // max(1, row_bytes)), self.out_size[0]
+        return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
     def _windows(self, source, inputs, rows):
         """A view (inputs, kh, kw, rows, out_width, samples) of the windows of some output rows."""
@@ -106,12 +115,3 @@ class Columns:
             lines = slice(top, top + (count - 1) * vertical + 1, vertical)
             pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
             grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
-
-
-def rows_at_once(windows, source, lines, most_bytes):
-    """Slices of output rows, as many as keep so many `lines` for each of them, with all windows of
-    the row beside each other, within `most_bytes`."""
-    maps, samples = source.shape[0], source.shape[-1]
-    row_bytes = maps * lines * windows.kernel[1] * windows.out_size[1] * samples * source.itemsize
-    rows, height = max(1, most_bytes // max(1, row_bytes)), windows.out_size[0]
-    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]

@@ -12,25 +12,19 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.arrays import scratch
-from gpucnn.backends.cpu.columns import rows_at_once
+from gpucnn.backends.cpu.columns import Columns
 
 
-class Lines:
-    """The windows of one `Convolution`, as `Columns` but for the order of a window's pixels: window
-    row, input map, window column."""
-
-    def __init__(self, convolution):
-        self.kernel = convolution.kernel
-        self.stride = convolution.stride
-        self.out_size = convolution.out_size
+class Lines(Columns):
+    """As `Columns` but for the order of a window's pixels: window row, input map, window column."""
 
     def bands(self, source, most_bytes):
         """Slices of output rows, as many a band as keep its lines within `most_bytes`."""
-        return rows_at_once(self, source, self.stride[0], most_bytes)
+        return self._rows_at_once(source, self.stride[0], most_bytes)
 
     def grad_bands(self, source, most_bytes):
         """The same of the gradients by its columns, which share nothing."""
-        return rows_at_once(self, source, self.kernel[0], most_bytes)
+        return self._rows_at_once(source, self.kernel[0], most_bytes)
 
     def of(self, source, inputs, rows, workspace):
         """The windows as matrices (rows, kernel area * inputs, pixels * samples), a view of

@@ -36,14 +36,14 @@ CELLS = (1, 1), (2, 2)
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute one pass. `lines`: of rows, how many are computed together; 0 by columns,
-    of which each is the window of a `cell` of output pixels, and which share lines of the input if
-    `shares_lines`. `is_transposed`: the gradient by the input as a convolution of the output's
-    gradient, and not added up. `seconds`: the estimated time of one sample."""
+    """One way to compute one pass. `output_rows`: by rows, how many are computed together; 0 by
+    columns, of which each is the window of a `cell` of output pixels, and which share lines of the
+    input if `shares_lines`. `is_transposed`: the gradient by the input as a convolution of the
+    output's gradient, and not added up. `seconds`: the estimated time of one sample."""
 
     name: str
     groups: tuple[Groups, ...]
-    lines: int
+    output_rows: int
     seconds: float
     is_transposed: bool = False
     cell: tuple[int, int] = (1, 1)
@@ -53,8 +53,8 @@ class Way:
         """What computes it with these weights (n_connections, *kernel)."""
         if self.is_transposed:
             convolution, weight = convolution.transposed, weight[:, ::-1, ::-1]
-        if self.lines:
-            return RowProducts(convolution, self.groups, self.lines, weight)
+        if self.output_rows:
+            return RowProducts(convolution, self.groups, self.output_rows, weight)
         return ColumnProducts(convolution, self.groups, weight, self.cell,
                               Lines if self.shares_lines else Columns)
 

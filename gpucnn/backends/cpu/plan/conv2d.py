@@ -143,12 +143,13 @@ class Conv2d(Step):
     @property
     def _column_numbers(self):
         """Numbers in the columns of one sample."""
-        return sum(prod(self.products.column_shape(self.windows, index.shape, 1,
-                                                    self.windows.columns))
-                   for index in self._index)
+        return sum(
+            prod(self.products.column_shape(self.windows, index.shape, 1, self.windows.columns))
+            for index in self._index)
 
     @property
     def products(self):
+        """The class of its products."""
         return LineProducts if self.windows.lines else Products
 
     def scratch_size(self, samples):

@@ -87,7 +87,8 @@ class Run(ABC):
     `backward` are nothing but NumPy calls.
 
     `output` is the array of the step's layout that `forward` fills, `grad_input` the one of the
-    input's shape that `backward` fills. Backward may overwrite `output`.
+    input's shape that `backward` fills. Backward may overwrite `output`, and what it reads where
+    the step before needs that no more; `grad_input` may then be that array.
     """
 
     output: np.ndarray
