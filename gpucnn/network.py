@@ -191,9 +191,10 @@ class Network:
 
         loss: "mse", "cross_entropy" or a loss object. optimizer: `SGD(...)` or `Adam(...)`.
         batch_size: the largest batch. threads: how many threads of the CPU work on a step, as many
-        as the process has cores unless given; the result is the same, bit for bit. precision: how
-        far a GPU may round products, "float32" or "tf32": then tensor cores multiply with 10 bits
-        of mantissa where that is quicker, and gradients are off by up to about 1e-3. The plan has
+        as the process has cores unless given; after about a second of `epoch`s as many processes
+        take their place (not on Windows). The result is the same, bit for bit. precision: how far a
+        GPU may round products, "float32" or "tf32": then tensor cores multiply with 10 bits of
+        mantissa where that is quicker, and gradients are off by up to about 1e-3. The plan has
         `step(images, labels)`, `explain()`, and what `gpucnn.fit` uses; it trains this network's
         own parameters.
         """

@@ -97,8 +97,8 @@ def fit(network, train, validation=None, *, epochs, batch_size=64, loss="cross_e
     progress: True for a progress bar (needs rich), False for none; unless given, one is shown if
         rich is installed and the output is a terminal.
     on_epoch: called with each `EpochRecord`.
-    threads: how many threads of the CPU work, as many as the process has cores unless given; the
-        result does not depend on it.
+    threads: how many threads of the CPU work, as many as the process has cores unless given, and
+        once training has lasted about a second how many processes; the result is the same.
     precision: "float32", or on a GPU "tf32", as in `Network.compile_step`.
 
     Raises `DataError`, `ShapeError`, `DTypeError` or `ArgumentError` before anything is changed,

@@ -1,8 +1,6 @@
 """Many networks trained at once on the CPU: processes, and what progress hears."""
 
 import gc
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -10,10 +8,11 @@ import pytest
 
 import gpucnn
 from gpucnn import SGD, fit_many
-from gpucnn.backends.cpu.plan import many, remote
+from gpucnn.backends.cpu.plan import many, process
 from gpucnn.errors import DeviceError
 from gpucnn.progress import NoProgress
 from tests.many_cases import Noted, bits, data, networks_for
+from tests.processes import living
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -36,17 +35,10 @@ def test_progress_counts_the_samples_of_all_and_ends_an_epoch_with_means(batch_s
             assert getattr(record, name) == pytest.approx(mean)
 
 
-def children():
-    """The processes that this one has started and that live."""
-    listing = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args="],
-                             capture_output=True, text=True, check=False)
-    return [line for line in listing.stdout.splitlines() if "gpucnn" in line]
-
-
 def test_processes_end_with_the_training(in_processes):
     fit_many(networks_for({}), data(), epochs=1, threads=2)
     gc.collect()
-    assert children() == []
+    assert living() == []
 
 
 def test_an_interrupt_ends_all_processes_and_is_raised(in_processes):
@@ -57,11 +49,11 @@ def test_an_interrupt_ends_all_processes_and_is_raised(in_processes):
     with pytest.raises(KeyboardInterrupt):
         fit_many(networks_for({}), data(), epochs=1, threads=2, progress=Impatient())
     gc.collect()
-    assert children() == []
+    assert living() == []
 
 
 def test_a_process_that_dies_is_an_error_with_its_exit_code(in_processes, monkeypatch):
-    monkeypatch.setattr(remote, "COMMAND", "raise SystemExit(7)")
+    monkeypatch.setattr(process, "COMMAND", "raise SystemExit(7)")
     with pytest.raises(DeviceError, match=r"got its end \(exit code -?\d+\)"):
         fit_many(networks_for({}), data(), epochs=1, threads=2)
 

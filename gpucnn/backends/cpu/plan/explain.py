@@ -6,6 +6,8 @@ from statistics import median
 
 import numpy as np
 
+from gpucnn.backends.cpu.plan.crews import SECONDS_ALONE
+
 REPETITIONS = 30
 
 
@@ -30,7 +32,7 @@ def explain(step, profile):
     for number, one in enumerate(lowering.steps):
         cost = one.cost(products=3 if number else 2)
         rows.append(Row(one.name, one.kind, one.describe(), f"{cost.multiply_adds:,}",
-                        bytes_text(cost.numbers * step.sums.itemsize), number))
+                        bytes_text(cost.numbers * step.parameters.itemsize), number))
     rows += [
         Row("loss", program.loss.op, "loss, errors and gradient"),
         Row("weights", "prepare", "into the form above, once a batch"),
@@ -45,13 +47,13 @@ def explain(step, profile):
 
 
 def _heading(step, largest):
-    program, item = step.program, step.sums.itemsize
+    program, item = step.program, step.parameters.itemsize
     memory = sum(one.numbers for one in step.lowering.steps) * item * largest
-    groups = len(step.sums)
+    gradients, groups = item * step.lowering.gradient_size, step.groups
     return [f"plan on cpu: {program.dtype}, batches of up to {program.batch_size} in micro-batches "
-            f"of up to {largest}, {threads_text(step.threads)}",
+            f"of up to {largest}, {threads_text(step.threads)}{processes_text(step.processes)}",
             f"memory: {bytes_text(memory)} for a thread's micro-batch; gradients of {groups} group"
-            f"{'s' * (groups > 1)} of micro-batches, {bytes_text(step.sums[0].nbytes)} each, added "
+            f"{'s' * (groups > 1)} of micro-batches, {bytes_text(gradients)} each, added "
             f"in order; multiply-adds and bytes moved are those of one sample, forward and "
             f"backward"]
 
@@ -62,6 +64,13 @@ def threads_text(threads):
         return ("1 thread; BLAS has as many as it likes, as it cannot be held to one in every "
                 "thread (pip install threadpoolctl), so another number may give other last bits")
     return f"{threads} thread{'s' * (threads > 1)} with one BLAS thread each"
+
+
+def processes_text(processes):
+    """Which processes take the threads' place, in words."""
+    if processes == 1:
+        return ""
+    return f"; from about {SECONDS_ALONE:g} s of training on, {processes} processes in their place"
 
 
 def considered(steps):
@@ -126,7 +135,8 @@ def _times(step, samples):
     parameters, gradients = step.parameters.copy(), step.gradients.copy()
     state = program.optimizer.state(step.backend, len(parameters), parameters.dtype)
     scalars = np.array(program.optimizer.scalars(1, program.optimizer.lr), parameters.dtype)
-    sums, before = np.zeros_like(step.sums[0]), step.gradients.copy()
+    sums = np.zeros(step.lowering.gradient_size, parameters.dtype)
+    before = step.gradients.copy()
     steps, places = step.lowering.steps, step.lowering.places()
     for _ in range(REPETITIONS):
         times.take("weights", "", lambda: [one.prepare() for one in steps])

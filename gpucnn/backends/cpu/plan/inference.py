@@ -1,6 +1,7 @@
 """Outputs of any number of images: the forward steps, micro-batches over worker threads."""
 
 import threading
+from functools import partial
 
 import numpy as np
 
@@ -22,8 +23,8 @@ class CpuOutputs(CompiledOutputs):
             step.bind_parameters(parameters)
         self._micro_batch = micro_batch(self._lowering.steps, dtype.itemsize)
         self._workers = Workers(usable_threads(threads))
-        self._lanes = Lanes(lambda samples: InferenceLane(self._lowering, samples, dtype,
-                                                          input_range))
+        self._lanes = Lanes(partial(InferenceLane, self._lowering, dtype=dtype,
+                                    input_range=input_range))
         self._lock = threading.Lock()
 
     def outputs(self, images, out):

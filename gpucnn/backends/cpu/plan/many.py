@@ -6,15 +6,15 @@ import threading
 import numpy as np
 
 from gpucnn.backends.base import CompiledMany
+from gpucnn.backends.cpu.plan.crews import seconds_to_train
 from gpucnn.backends.cpu.plan.online.training import OnlineStep
-from gpucnn.backends.cpu.plan.remote import RemoteStep, can_start, is_clean
+from gpucnn.backends.cpu.plan.process import can_start
+from gpucnn.backends.cpu.plan.remote import RemoteStep, is_clean
 from gpucnn.backends.cpu.plan.training import CpuStep
 from gpucnn.backends.cpu.workers import Workers, usable_threads
 
 # Other processes are started when this much work has come: each needs half as long to start.
 SECONDS_ALONE = 1.0
-# Estimates, to tell a moment from more than that, of LeNet-5 on an AMD EPYC.
-SECONDS_A_BATCH, SECONDS_A_MULTIPLY_ADD = 1e-4, 3e-10
 
 
 def compile_many(program, parameters, backend, threads):
@@ -70,18 +70,12 @@ class CpuMany(CompiledMany):
                 if step is self._here and not is_clean(step, losses[number]):
                     self._here = None
 
-        self._seconds += self._estimate(orders.shape[1])
+        self._seconds += len(self._parameters) * seconds_to_train(self._program, orders.shape[1])
         if self._at_once > 1 and self._seconds > SECONDS_ALONE:
             self._train_remotely(train, progress)
             return
         for number in range(len(self._parameters)):
             train(self._own_step(), number, progress)
-
-    def _estimate(self, samples):
-        """Seconds to train all networks on so many samples each, one after the other."""
-        batches = -(-samples // self._program.batch_size)
-        work = samples * sum(layer.multiply_adds for layer in self._program.layers)
-        return len(self._parameters) * (batches * SECONDS_A_BATCH + work * SECONDS_A_MULTIPLY_ADD)
 
     def _train_remotely(self, train, progress):
         """Call train(step, number, progress) for every network, each process the next."""

@@ -1,29 +1,14 @@
-"""Training steps in processes of their own: Python's interpreter runs one thread at a time, and the
-NumPy calls of a small network are too short for threads to overlap.
+"""Training steps in processes of their own: one network each."""
 
-A process is a fresh interpreter, not a fork, and runs nothing of the caller's program. It takes
-messages by a pipe: a program, then data and epochs to train. It ends when its pipe is closed.
-"""
-
-import os
 import pickle
-import subprocess
-import sys
 import time
-import weakref
-from contextlib import suppress
 
 import numpy as np
 
+from gpucnn.backends.cpu.plan.process import Process, serving, write
 from gpucnn.errors import DeviceError
 
-COMMAND = "from gpucnn.backends.cpu.plan.remote import serve; serve()"
 SECONDS_BETWEEN_REPORTS = 0.1
-
-
-def can_start():
-    """Whether this process can start others: an application frozen into one file cannot."""
-    return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def is_clean(step, loss):
@@ -41,12 +26,7 @@ class RemoteStep:
     def __init__(self, make, program, parameters, backend):
         self.parameters = np.empty_like(parameters)
         self._images = None
-        # Interpreters import what this one can, and nothing from the working directory.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen([sys.executable, "-P", "-c", COMMAND], env=environment,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         start_new_session=True)  # Ctrl-C is for the caller alone
-        self._end = weakref.finalize(self, _end, self._process)
+        self._process = Process(__name__)
         self._send((make, program, self.parameters, backend))
 
     def train(self, images, labels, order, shifts, scalars, state, loss, totals, progress=None):
@@ -59,7 +39,7 @@ class RemoteStep:
                 if progress is not None:
                     progress(reply)
         except BaseException:  # its next reply would be to what has been given up
-            self._end()
+            self._process.end()
             raise
         np.copyto(self.parameters, reply["parameters"])
         for name, array in state.items():
@@ -69,46 +49,28 @@ class RemoteStep:
 
     def _send(self, message):
         try:
-            _write(self._process.stdin, message)
+            self._process.send(message)
         except OSError:
             self._complain()
 
     def _receive(self):
         try:
-            return pickle.load(self._process.stdout)
+            return self._process.receive()
         except (EOFError, pickle.UnpicklingError):
             self._complain()
 
     def _complain(self):
-        self._process.kill()
+        self._process.end()
         raise DeviceError(f"cpu: expected a process that trains networks to go on, got its end "
-                          f"(exit code {self._process.wait()})")
-
-
-def _end(process):
-    process.kill()
-    process.wait()
-    process.stdin.close()
-    process.stdout.close()
-
-
-def _write(pipe, message):
-    pickle.dump(message, pipe, protocol=5)
-    pipe.flush()
+                          f"(exit code {self._process.exit_code})")
 
 
 def serve():
-    """What a process runs: train what comes by standard input until that is closed."""
-    with suppress(EOFError, BrokenPipeError):  # the caller has ended
-        _serve()
-
-
-def _serve():
-    incoming, outgoing, sys.stdout = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
-    make, program, parameters, backend = pickle.load(incoming)
-    report = _Report(outgoing)
-    images = labels = step = None
-    with np.errstate(all="ignore"):  # the caller looks at the loss
+    """What a process runs: train what comes until there is no more."""
+    with serving() as (incoming, outgoing), np.errstate(all="ignore"):  # the caller looks at losses
+        make, program, parameters, backend = pickle.load(incoming)
+        report = _Report(outgoing)
+        images = labels = step = None
         while True:
             data, values, order, shifts, scalars, state = pickle.load(incoming)
             images, labels = data or (images, labels)
@@ -118,8 +80,8 @@ def _serve():
             loss, totals = np.zeros(1, parameters.dtype), np.zeros(3)
             step.train(images, labels, order, shifts, scalars, state, loss, totals, report.advance)
             report.flush()
-            _write(outgoing, {"parameters": parameters, "state": state, "loss": loss[0],
-                              "totals": totals})
+            write(outgoing, {"parameters": parameters, "state": state, "loss": loss[0],
+                             "totals": totals})
             if not is_clean(step, loss[0]):
                 step = None
 
@@ -138,6 +100,6 @@ class _Report:
             self.flush()
 
     def flush(self):
-        _write(self._pipe, self._waiting)
+        write(self._pipe, self._waiting)
         self._waiting = 0
         self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
