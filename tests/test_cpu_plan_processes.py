@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gpucnn import Dataset, fit
-from gpucnn.backends.cpu.plan import crews, process, team
+from gpucnn.backends.cpu import process
+from gpucnn.backends.cpu.plan.crews import choice, team
 from tests.plan_cases import (
     MODELS,
     OPTIMIZERS,
@@ -52,9 +53,9 @@ def teams(monkeypatch):
             super().lead(work, state)
             self.led.append(self.batches)
 
-    monkeypatch.setattr(crews, "SECONDS_ALONE", 0.0)
-    monkeypatch.setattr(crews, "LEAST_BATCHES", 1)
-    monkeypatch.setattr(crews, "Team", Noted)
+    monkeypatch.setattr(choice, "SECONDS_ALONE", 0.0)
+    monkeypatch.setattr(choice, "LEAST_BATCHES", 1)
+    monkeypatch.setattr(choice, "Team", Noted)
     yield started
     for one in started:
         one.end()
@@ -148,8 +149,8 @@ def test_progress_hears_of_every_batch(teams):
 
 def test_processes_start_once_training_has_lasted(teams, monkeypatch):
     _, plan, data = prepared(threads=2)
-    a_batch = crews.seconds_to_train(plan.program, BATCH)
-    monkeypatch.setattr(crews, "SECONDS_ALONE", 8.5 * a_batch)
+    a_batch = choice.seconds_to_train(plan.program, BATCH)
+    monkeypatch.setattr(choice, "SECONDS_ALONE", 8.5 * a_batch)
     train(plan, data, epochs=1)
     assert not teams
     train(plan, data, epochs=1)  # its 7th batch is handed over
@@ -157,7 +158,7 @@ def test_processes_start_once_training_has_lasted(teams, monkeypatch):
 
 
 def test_a_few_batches_are_not_worth_it(teams, monkeypatch):
-    monkeypatch.setattr(crews, "LEAST_BATCHES", 8)
+    monkeypatch.setattr(choice, "LEAST_BATCHES", 8)
     _, plan, data = prepared(threads=2)
     train(plan, data, epochs=5)
     assert not teams and living() == []
@@ -176,7 +177,7 @@ def test_threads_work_alone_where_there_are_no_processes(where, teams, monkeypat
     if where == "a frozen application":
         monkeypatch.setattr(sys, "frozen", True, raising=False)
     else:
-        monkeypatch.setattr(crews.os, "name", "nt")
+        monkeypatch.setattr(choice.os, "name", "nt")
     _, plan, _ = prepared(threads=2)
     monkeypatch.undo()
     assert "processes" not in plan.explain()
@@ -292,9 +293,9 @@ def test_processes_end_when_this_one_is_killed(tmp_path):
     script = """
 import os, sys, time
 import numpy as np, gpucnn
-from gpucnn.backends.cpu.plan import crews
+from gpucnn.backends.cpu.plan.crews import choice
 from tests.processes import living
-crews.SECONDS_ALONE, crews.LEAST_BATCHES = 0.0, 1
+choice.SECONDS_ALONE, choice.LEAST_BATCHES = 0.0, 1
 network = gpucnn.two_stage(device="cpu")
 plan = network.compile_step(loss="cross_entropy", optimizer=gpucnn.SGD(0.01), batch_size=50,
                             threads=2)

@@ -8,7 +8,8 @@ import pytest
 from gpucnn import SGD, Adam, Conv2d, Dense, Network, Subsample2d, fit, fit_many
 from gpucnn.backends.base import CompiledMany
 from gpucnn.backends.cpu import CpuBackend
-from gpucnn.backends.cpu.plan import crews, many, remote
+from gpucnn.backends.cpu.plan import many, remote
+from gpucnn.backends.cpu.plan.crews import choice
 from tests.many_cases import (
     SEEDS,
     SETTINGS,
@@ -54,7 +55,7 @@ def test_work_goes_over_to_processes_in_the_midst_of_training(monkeypatch):
             started.append(arguments)
             super().__init__(*arguments)
 
-    settings, epoch = SETTINGS["online"], 3 * 40 * crews.SECONDS_A_BATCH
+    settings, epoch = SETTINGS["online"], 3 * 40 * choice.SECONDS_A_BATCH
     monkeypatch.setattr(many, "SECONDS_ALONE", 1.5 * epoch)
     monkeypatch.setattr(many, "RemoteStep", Noted)
     assert_all_end_as_alone(networks_for(settings), settings, threads=2)

@@ -8,7 +8,8 @@ import pytest
 
 import gpucnn
 from gpucnn import SGD, fit_many
-from gpucnn.backends.cpu.plan import many, process
+from gpucnn.backends.cpu import process
+from gpucnn.backends.cpu.plan import many
 from gpucnn.errors import DeviceError
 from gpucnn.progress import NoProgress
 from tests.many_cases import Noted, bits, data, networks_for

@@ -6,7 +6,7 @@ from statistics import median
 
 import numpy as np
 
-from gpucnn.backends.cpu.plan.crews import SECONDS_ALONE
+from gpucnn.backends.cpu.plan.crews.choice import SECONDS_ALONE
 
 REPETITIONS = 30
 

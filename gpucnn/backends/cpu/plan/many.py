@@ -6,11 +6,11 @@ import threading
 import numpy as np
 
 from gpucnn.backends.base import CompiledMany
-from gpucnn.backends.cpu.plan.crews import seconds_to_train
+from gpucnn.backends.cpu.plan.crews.choice import seconds_to_train
 from gpucnn.backends.cpu.plan.online.training import OnlineStep
-from gpucnn.backends.cpu.plan.process import can_start
 from gpucnn.backends.cpu.plan.remote import RemoteStep, is_clean
 from gpucnn.backends.cpu.plan.training import CpuStep
+from gpucnn.backends.cpu.process import can_start
 from gpucnn.backends.cpu.workers import Workers, usable_threads
 
 # Other processes are started when this much work has come: each needs half as long to start.

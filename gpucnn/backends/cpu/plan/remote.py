@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from gpucnn.backends.cpu.plan.process import Process, serving, write
+from gpucnn.backends.cpu.process import Process, serving, write
 from gpucnn.errors import DeviceError
 
 SECONDS_BETWEEN_REPORTS = 0.1

@@ -5,14 +5,14 @@ from functools import partial
 import numpy as np
 
 from gpucnn.backends.base import CompiledStep
-from gpucnn.backends.cpu.plan.crew import Threads
-from gpucnn.backends.cpu.plan.crews import Crews
+from gpucnn.backends.cpu.plan.crews.choice import Crews
+from gpucnn.backends.cpu.plan.crews.crew import Threads
+from gpucnn.backends.cpu.plan.crews.team import TeamEnded
+from gpucnn.backends.cpu.plan.crews.work import Work
 from gpucnn.backends.cpu.plan.explain import explain
 from gpucnn.backends.cpu.plan.lanes import Lanes, TrainingLane, micro_batch, shares
 from gpucnn.backends.cpu.plan.lowering import lower
 from gpucnn.backends.cpu.plan.step import parts
-from gpucnn.backends.cpu.plan.team import TeamEnded
-from gpucnn.backends.cpu.plan.work import Work
 from gpucnn.backends.cpu.threads import can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.workers import usable_threads
 

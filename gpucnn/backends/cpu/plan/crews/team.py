@@ -15,10 +15,10 @@ from math import prod
 
 import numpy as np
 
-from gpucnn.backends.cpu.plan.board import Board
-from gpucnn.backends.cpu.plan.crew import Crew
-from gpucnn.backends.cpu.plan.process import Process, serving
-from gpucnn.backends.cpu.plan.work import Work
+from gpucnn.backends.cpu.plan.crews.board import Board
+from gpucnn.backends.cpu.plan.crews.crew import Crew
+from gpucnn.backends.cpu.plan.crews.work import Work
+from gpucnn.backends.cpu.process import Process, serving
 from gpucnn.backends.cpu.threads import one_blas_thread
 
 IMAGE_BYTES = 16 * 1024 * 1024  # of images that are handed over at once

@@ -4,8 +4,8 @@ import os
 import warnings
 from contextlib import contextmanager
 
-from gpucnn.backends.cpu.plan.process import can_start
-from gpucnn.backends.cpu.plan.team import Team, TeamEnded
+from gpucnn.backends.cpu.plan.crews.team import Team, TeamEnded
+from gpucnn.backends.cpu.process import can_start
 
 # Processes are started when this much work has come: one takes half as long to start, during which
 # the threads go on.
