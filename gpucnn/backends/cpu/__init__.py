@@ -11,6 +11,7 @@ from gpucnn.backends.cpu.dense import dense, dense_backward
 from gpucnn.backends.cpu.gather import gather
 from gpucnn.backends.cpu.losses import cross_entropy, mse
 from gpucnn.backends.cpu.max_pool2d import max_pool2d, max_pool2d_backward
+from gpucnn.backends.cpu.memory import empty
 from gpucnn.backends.cpu.optimizers import adam_step, sgd_step
 from gpucnn.backends.cpu.plan.inference import CpuOutputs
 from gpucnn.backends.cpu.plan.many import compile_many, compile_step
@@ -31,7 +32,7 @@ class CpuBackend(Backend):
         return isinstance(array, np.ndarray)
 
     def empty(self, shape, dtype):
-        return np.empty(shape, dtype)
+        return empty(shape, dtype)
 
     def zero(self, array):
         array.fill(0)
@@ -40,8 +41,7 @@ class CpuBackend(Backend):
         return empty_batch(shape, dtype)
 
     def from_host(self, host, out=None):
-        if out is None:
-            return np.array(host, order="C")
+        out = empty(host.shape, host.dtype) if out is None else out
         np.copyto(out, host)
         return out
 

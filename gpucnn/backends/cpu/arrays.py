@@ -11,16 +11,18 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
+
 
 def scratch(workspace, name, shape, dtype):
     """A contiguous array of unset values, the workspace's if there is one."""
-    return np.empty(shape, dtype) if workspace is None else workspace.take(name, shape, dtype)
+    return empty(shape, dtype) if workspace is None else workspace.take(name, shape, dtype)
 
 
 def given_or_new(gradients, shapes, dtype):
     """The arrays of `gradients` (None, or a tuple with Nones), new ones of `shapes` for Nones. A
     shape of None is an array that is not wanted."""
-    return tuple(np.empty(shape, dtype) if array is None and shape is not None else array
+    return tuple(empty(shape, dtype) if array is None and shape is not None else array
                  for array, shape in zip(gradients or (None,) * len(shapes), shapes, strict=True))
 
 
@@ -31,7 +33,7 @@ def samples_last(array):
 
 def empty_batch(shape, dtype):
     """An array (samples, ...) in batch-last memory."""
-    return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
+    return np.moveaxis(empty((*shape[1:], shape[0]), dtype), -1, 0)
 
 
 def batch_last(array, name, workspace):

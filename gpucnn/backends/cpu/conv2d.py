@@ -21,6 +21,7 @@ from gpucnn.backends.cpu.arrays import (
 )
 from gpucnn.backends.cpu.columns import COLUMN_BYTES
 from gpucnn.backends.cpu.convolution import Convolution
+from gpucnn.backends.cpu.memory import LineMemory
 from gpucnn.backends.cpu.products import in_cells
 from gpucnn.backends.cpu.threads import blas_threads, can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
@@ -190,7 +191,7 @@ def _in_lanes(compute, blocks, workspace):
     threads. So sums have one order, whatever the number of threads."""
     lanes = _lanes(blocks)
     threads = min(len(lanes), blas_threads() or 1) if can_limit_blas() else 1
-    memory = [_Memory(workspace or Workspace(np), worker) for worker in range(threads)]
+    memory = [_Memory(workspace or Workspace(LineMemory), worker) for worker in range(threads)]
 
     def work(worker, lane):
         for block in blocks[lane::len(lanes)]:

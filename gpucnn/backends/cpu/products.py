@@ -16,6 +16,7 @@ import numpy as np
 
 from gpucnn.backends.cpu.arrays import scratch
 from gpucnn.backends.cpu.columns import COLUMN_BYTES, Columns
+from gpucnn.backends.cpu.memory import zeros
 from gpucnn.backends.cpu.small_products import multiply, multiply_by_rows
 
 
@@ -168,7 +169,7 @@ class _Product:
             band[self._outputs] = result.reshape(-1, *band.shape[1:])
 
     def no_gradient(self):
-        return np.zeros(self._matrix.shape[::-1], self._matrix.dtype)
+        return zeros(self._matrix.shape[::-1], self._matrix.dtype)
 
     def add_gradient(self, columns, dz, gradient, rows, workspace):
         """Add a band's gradient to `gradient`, transposed: BLAS is quicker with few columns than

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
 from gpucnn.backends.cpu.plan.lines import LineProducts
 from gpucnn.backends.cpu.plan.products import Band, Products
 from gpucnn.backends.cpu.plan.squash import Squash
@@ -38,9 +39,9 @@ class Conv2d(Step):
         self._index = [self._weight_index(layer, stack) for stack in grouping.stacks]
         self.gradient_size = sum(index.size for index in self._index)
         self._source = np.zeros(sum(slot.size for slot in self._slots) + 1, dtype)
-        self.matrices = [np.empty(index.shape, dtype) for index in self._index]
+        self.matrices = [empty(index.shape, dtype) for index in self._index]
         self._positions = self._gradient_positions()
-        self._terms = np.empty(self._positions.shape, dtype)
+        self._terms = empty(self._positions.shape, dtype)
         ends = np.cumsum([0] + [slot.size for slot in self._slots])
         self._source_places = [slice(*both) for both in pairwise(ends.tolist())]
         self._is_plain = self._matrix_is_the_weights()

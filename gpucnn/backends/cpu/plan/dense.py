@@ -5,6 +5,7 @@ from math import prod
 import numpy as np
 
 from gpucnn.backends.cpu.arrays import matmul, sum_rows
+from gpucnn.backends.cpu.memory import empty
 from gpucnn.backends.cpu.plan.layout import Layout
 from gpucnn.backends.cpu.plan.squash import Squash
 from gpucnn.backends.cpu.plan.step import Cost, Run, Step
@@ -34,7 +35,7 @@ class Dense(Step):
         self._weight_slot, *bias = layer.parameters
         self._bias_slot = bias[0] if bias else None
         self.gradient_size = sum(slot.size for slot in layer.parameters)
-        self.weight = np.empty((self.out_features, self.in_features), dtype)
+        self.weight = empty((self.out_features, self.in_features), dtype)
         self.bias = np.zeros((self.out_features, 1), dtype)
 
     def describe(self):

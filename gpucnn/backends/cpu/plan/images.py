@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
+
 
 class Placing:
     """Images as they are, each at its place on a background of the network's input size."""
@@ -66,7 +68,7 @@ class ImagesAhead:
 
     def __init__(self, samples, layout, input_range, dtype):
         self._placing = Placing(samples, layout.maps, layout.size, input_range[0])
-        self.inputs = np.empty((samples, layout.maps, *layout.size), dtype)
+        self.inputs = empty((samples, layout.maps, *layout.size), dtype)
         self._range = input_range
         self._scale = layout.scale
 

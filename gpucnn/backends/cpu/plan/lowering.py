@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from math import prod
 
+from gpucnn.backends.cpu.memory import padded
 from gpucnn.backends.cpu.plan.conv2d import Conv2d
 from gpucnn.backends.cpu.plan.dense import Dense, covers
 from gpucnn.backends.cpu.plan.layout import Layout
@@ -28,14 +29,14 @@ class Lowering:
     @property
     def gradient_size(self):
         """How many numbers the gradients of all steps take together."""
-        return sum(step.gradient_size for step in self.steps)
+        return self.places()[-1].stop
 
     def places(self):
-        """Where each step's part of the gradients lies."""
+        """Where each step's part of the gradients lies, from a cache line's beginning on."""
         first, places = 0, []
         for step in self.steps:
             places.append(slice(first, first + step.gradient_size))
-            first += step.gradient_size
+            first += padded(step.gradient_size)
         return places
 
 

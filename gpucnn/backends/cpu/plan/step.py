@@ -7,6 +7,8 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import Arena
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -117,15 +119,18 @@ class Lane:
         self.samples = samples
         self.dtype = np.dtype(dtype)
         self.training = training
-        self._scratch = np.empty(scratch_size, self.dtype)
+        self._arena = Arena()
+        self._scratch = self.empty((scratch_size,))
 
     def empty(self, shape):
         """An array of unset values."""
-        return np.empty(shape, self.dtype)
+        return self._arena.empty(shape, self.dtype)
 
     def zeros(self, shape):
         """An array of zeros."""
-        return np.zeros(shape, self.dtype)
+        array = self.empty(shape)
+        array.fill(0)
+        return array
 
     def scratch(self, shape, offset=0):
         """An array of the shared memory, `offset` numbers behind its beginning."""

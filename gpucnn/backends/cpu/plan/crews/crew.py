@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import zeros
 from gpucnn.backends.cpu.workers import Workers
 
 
@@ -27,7 +28,7 @@ class Threads(Crew):
     """The calling thread and others."""
 
     def __init__(self, threads, groups, parts, numbers, dtype):
-        self.sums = np.zeros((groups, numbers), dtype)
+        self.sums = zeros((groups, numbers), dtype)
         self.totals = np.zeros((parts, 3))
         self._workers = Workers(min(groups, threads))
         self.threads = self._workers.threads

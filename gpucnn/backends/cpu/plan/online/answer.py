@@ -5,6 +5,8 @@ from math import exp, isfinite, log
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
+
 
 class OneAnswer:
     """The loss of some outputs (classes,), and its gradient by them.
@@ -13,7 +15,7 @@ class OneAnswer:
     """
 
     def __init__(self, outputs, loss, backend):
-        self.gradient = np.empty_like(outputs)
+        self.gradient = empty(outputs.shape, outputs.dtype)
         self._outputs = outputs
         self._loss, self._backend = loss, backend
         self._mean = np.empty(1, outputs.dtype)

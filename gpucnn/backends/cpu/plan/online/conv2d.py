@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from gpucnn.backends.cpu.memory import empty, zeros
 from gpucnn.backends.cpu.plan.online.outputs import Maps, Output
 from gpucnn.backends.cpu.plan.online.parameters import Block, Scattered
 from gpucnn.backends.cpu.plan.online.step import Run, Step
@@ -90,7 +91,7 @@ class WideConv2dRun(Run):
         self._window_rows = kh * kw * in_maps
         self._factor = memory.dtype.type(step.input_factor)
         self._read(source)
-        self._columns = np.empty((values.shape[1], step.run), memory.dtype)
+        self._columns = empty((values.shape[1], step.run), memory.dtype)
         if step.has_bias:
             self._columns[-1] = step.squash.slope
         self._copied = self._columns[:self._window_rows].reshape(kh, kw, in_maps, step.run)
@@ -100,13 +101,13 @@ class WideConv2dRun(Run):
         self.maps = self._output.maps
         self._compact = None
         if step.pitch != step.inner_pitch:
-            self._compact = np.empty(prod(step.size), memory.dtype)
+            self._compact = empty((prod(step.size),), memory.dtype)
             self._pixels = self.maps.values
             self.maps = Maps.on(self._compact, step.size)
         self._is_turned = step.size[0] >= LEAST_ROWS_TURNED
         if self._is_turned:
-            self._dz_columns = np.empty((step.run, step.size[0]), memory.dtype)
-            self._by_input = np.empty(step.shape[::-1], memory.dtype)
+            self._dz_columns = empty((step.run, step.size[0]), memory.dtype)
+            self._by_input = empty(step.shape[::-1], memory.dtype)
         self._joined = None if step.joined.all() else step.joined.astype(memory.dtype)
 
     def _read(self, source):
@@ -122,7 +123,8 @@ class WideConv2dRun(Run):
             self._scaling = source.values, inner
             source = padded
         elif step.input_factor != 1:
-            scaled = Maps.on(np.zeros_like(source.flat), source.values.shape, source.pitch)
+            scaled = Maps.on(zeros(source.flat.shape, self._dtype), source.values.shape,
+                             source.pitch)
             self._scaling = source.flat, scaled.flat
             source = scaled
         self._source_size = source.values.shape
@@ -166,7 +168,7 @@ class WideConv2dRun(Run):
         maps, rows, columns = self._source_size
         pitch, length = step.inner_pitch, rows * step.inner_pitch
         ahead = (kh - 1) * pitch + kw - 1
-        memory = np.zeros(ahead + kh * kw * maps * length, self._dtype)
+        memory = zeros((ahead + kh * kw * maps * length,), self._dtype)
         self._grad_columns = memory[ahead:].reshape(-1, length)[:, :step.run]
         item = memory.itemsize
         self._by_shift = as_strided(memory[ahead:], (kh, kw, maps * length), (

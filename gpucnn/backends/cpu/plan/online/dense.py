@@ -4,6 +4,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
 from gpucnn.backends.cpu.plan.online.outputs import Maps, Output
 from gpucnn.backends.cpu.plan.online.parameters import Block
 from gpucnn.backends.cpu.plan.online.step import Run, Step
@@ -68,7 +69,7 @@ class VectorDenseRun(Run):
         self._dz_column = self._dz[:, None]
         self._grad_column = None
         if needs_grad_input:
-            self._grad_column = np.empty_like(self._column)
+            self._grad_column = empty(self._column.shape, self._column.dtype)
             self.grad_input = Maps.on(self._grad_column[:self._step.in_features],
                                       self._step.input_size)
 

@@ -14,6 +14,7 @@ from operator import is_
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty, zeros
 from gpucnn.backends.cpu.optimizers import sgd_step
 from gpucnn.backends.cpu.plan.online.dense import VectorDense
 from gpucnn.backends.cpu.plan.online.outputs import Maps, Output
@@ -72,12 +73,12 @@ class LowRankDenseRun(Run):
             self._scaled_bias = np.empty_like(values)
         self._kinds = 2 if step.optimizer.momentum else 1
         self._coefficients = Coefficients(step.optimizer, SAMPLES, dtype)
-        self._terms = np.zeros((self._kinds + SAMPLES, step.out_features), dtype)
-        self._grad_terms = np.zeros((self._kinds + SAMPLES, step.in_features), dtype)
+        self._terms = zeros((self._kinds + SAMPLES, step.out_features), dtype)
+        self._grad_terms = zeros((self._kinds + SAMPLES, step.in_features), dtype)
         self._products = np.ones(self._kinds + SAMPLES, dtype)  # of the first kinds always 1
         self._factors = np.empty(self._kinds + SAMPLES, dtype)
         self._by_pairs = [self._views(pairs) for pairs in range(SAMPLES)]
-        self._changes = np.empty((2, *step.matrix), dtype)
+        self._changes = empty((2, *step.matrix), dtype)
         self._pairs = self._last = 0
         self._rate = None
         self._bound = ()
@@ -124,7 +125,7 @@ class LowRankDenseRun(Run):
         self._output.bind_gradient(gradient, factor)
         self._grad_inputs = None
         if needs_grad_input:
-            self._grad_inputs = np.empty(self._step.in_features, self._x.dtype)
+            self._grad_inputs = empty((self._step.in_features,), self._x.dtype)
             self.grad_input = Maps.on(self._grad_inputs, self._step.input_size)
 
     def backward(self):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty, padded, zeros
+
 
 @dataclass(frozen=True)
 class Maps:
@@ -35,14 +37,14 @@ class Maps:
 
     @classmethod
     def zeros(cls, size, pitch, dtype):
-        return cls.on(np.zeros(size[0] * size[1] * pitch, dtype), size, pitch)
+        return cls.on(zeros((size[0] * size[1] * pitch,), dtype), size, pitch)
 
 
 class TanhOutputs:
     """The outputs of all steps that store a tanh, one behind the other, and their derivatives."""
 
     def __init__(self, size, dtype):
-        self._stored, self._slopes = np.zeros(size, dtype), np.empty(size, dtype)
+        self._stored, self._slopes = zeros((size,), dtype), empty((size,), dtype)
         self._factors = np.ones(size, dtype)
         self._one = self._stored.dtype.type(1)
         self._used = 0
@@ -50,7 +52,7 @@ class TanhOutputs:
     def take(self, size):
         """The next `size` numbers of (what is stored, derivatives, factors of derivatives)."""
         place = slice(self._used, self._used + size)
-        self._used = place.stop
+        self._used += padded(size)
         return self._stored[place], self._slopes[place], self._factors[place]
 
     def derive(self):
@@ -75,7 +77,7 @@ class Output:
         if squash.stores_tanh:
             flat, self._slopes, self._factors = tanh_outputs.take(count)
         else:
-            flat, self._slopes = np.zeros(count, dtype), np.empty(count, dtype)
+            flat, self._slopes = zeros((count,), dtype), empty((count,), dtype)
         self.maps = Maps.on(flat, size, pitch)
         self.flat = flat
         self.dz = self._slopes

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import padded, zeros
 from gpucnn.backends.cpu.plan.step import slot_of
 
 
@@ -49,8 +50,8 @@ class OwnParameters:
 
     def __init__(self, steps, dtype):
         self._steps = steps
-        size = sum(prod(step.shape) for step in steps if step.shape)
-        self.flat, self.flat_gradients = np.zeros(size, dtype), np.zeros(size, dtype)
+        size = sum(padded(prod(step.shape)) for step in steps if step.shape)
+        self.flat, self.flat_gradients = zeros((size,), dtype), zeros((size,), dtype)
         self.state = {}
         self.values, self.gradients = self._arrays(self.flat), self._arrays(self.flat_gradients)
         self._copies = {}
@@ -62,16 +63,16 @@ class OwnParameters:
             if step.shape is None:
                 arrays.append(None)
                 continue
-            last = first + prod(step.shape)
-            arrays.append(flat[first:last].reshape(step.shape))
-            first = last
+            count = prod(step.shape)
+            arrays.append(flat[first:first + count].reshape(step.shape))
+            first += padded(count)
         return arrays
 
     def load(self, parameters, state):
         """Take a network's parameters, and the optimiser's arrays by name."""
         for name, array in state.items():
             if name not in self.state:
-                self.state[name] = np.zeros_like(self.flat)
+                self.state[name] = zeros(self.flat.shape, self.flat.dtype)
             self._fill(self.state[name], array)
         self._fill(self.flat, parameters)
 

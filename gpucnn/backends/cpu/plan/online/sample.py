@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import padded, zeros
 from gpucnn.backends.cpu.plan.online.answer import OneAnswer
 from gpucnn.backends.cpu.plan.online.outputs import Maps, TanhOutputs
 from gpucnn.backends.cpu.plan.online.parameters import OwnParameters
@@ -12,7 +13,7 @@ class Memory:
 
     def __init__(self, steps, dtype):
         self.dtype = np.dtype(dtype)
-        self.tanh_outputs = TanhOutputs(sum(step.tanh_size for step in steps), dtype)
+        self.tanh_outputs = TanhOutputs(sum(padded(step.tanh_size) for step in steps), dtype)
 
 
 class Sample:
@@ -23,7 +24,7 @@ class Sample:
         self.steps = steps
         self.own = OwnParameters(steps, dtype)
         memory = Memory(steps, dtype)
-        self._images, self._x = images, np.zeros_like(images[0])
+        self._images, self._x = images, zeros(images[0].shape, dtype)
         self.runs, maps = [], Maps.on(self._x.reshape(-1), self._x.shape)
         for step, values, gradients in zip(steps, self.own.values, self.own.gradients,
                                            strict=True):

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.backends.cpu.memory import empty
 from gpucnn.backends.cpu.plan.online.outputs import Maps, Output
 from gpucnn.backends.cpu.plan.online.parameters import Block
 from gpucnn.backends.cpu.plan.online.step import Run, Step
@@ -57,7 +58,7 @@ class WideSubsample2dRun(Run):
         self._output = Output(memory.tanh_outputs, step.size, columns, step.squash, dtype)
         self.maps = self._output.maps
         self._stored = self._output.flat.reshape(maps, rows * columns)
-        self._sums = np.empty((maps, rows * columns), dtype)
+        self._sums = empty((maps, rows * columns), dtype)
         self._source = self._windows(source.flat)
         self._by_window = self._sums.reshape(*self._source.shape[:-1], columns)
         self._ones = self._matrix(step.input_factor)
