@@ -1,6 +1,7 @@
 """The house's storeys: imports run one way, optional packages are imported where they belong."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_optional_packages_are_imported_only_where_they_belong(name, tree):
     for imported in imports_of(tree):
         homes = OPTIONAL.get(imported.partition(".")[0])
         assert homes is None or any(name == home or name.startswith(f"{home}.") for home in homes)
+
+
+def test_every_package_is_in_the_wheel():
+    settings = configparser.ConfigParser()
+    settings.read(PACKAGE.parent / "setup.cfg", encoding="utf-8")
+    packages = {".".join(path.parent.relative_to(PACKAGE.parent).parts)
+                for path in PACKAGE.rglob("__init__.py")}
+    assert set(settings["options"]["packages"].split()) == packages | {"gpucnn.cuda_kernels"}
 
 
 def test_there_is_no_circle():
