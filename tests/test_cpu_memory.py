@@ -10,7 +10,7 @@ from gpucnn.backends.cpu import memory
 from gpucnn.backends.cpu.memory import BLOCK, LARGE_PAGE, LINE, Arena
 from gpucnn.backends.cpu.plan.crews.board import Board
 
-SHAPES = [(), 5, (3,), (2, 3, 5), (0, 4), (1000, 1000)]
+SHAPES = [(), 5, np.int64(5), (3,), (2, 3, 5), (0, 4), (1000, 1000)]
 each_dtype = pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "float64"])
 
 

@@ -5,6 +5,7 @@ cache lines: training was 2 to 5 per cent slower for it.
 """
 
 from math import prod
+from numbers import Integral
 
 import numpy as np
 
@@ -16,7 +17,7 @@ BLOCK = 4 * LARGE_PAGE
 def empty(shape, dtype):
     """A C-contiguous array of unset values; `shape` as NumPy takes it."""
     dtype = np.dtype(dtype)
-    size = prod((shape,) if isinstance(shape, int) else shape) * dtype.itemsize
+    size = prod((shape,) if isinstance(shape, Integral) else shape) * dtype.itemsize
     return _aligned(size, LINE).view(dtype).reshape(shape)
 
 
@@ -28,7 +29,7 @@ def zeros(shape, dtype):
 
 
 class LineMemory:
-    """Where a `Workspace` takes its arrays from."""
+    """What a `Workspace` that no caller has given takes its arrays from."""
 
     empty = staticmethod(empty)
 

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-ALIGNMENT = 64
+from gpucnn.backends.cpu.memory import padded
 
 
 class Board:
@@ -21,7 +21,7 @@ class Board:
         places, size = {}, 0
         for name, (shape, dtype) in shapes.items():
             places[name] = size
-            size += -(-prod(shape) * np.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
+            size += padded(prod(shape) * np.dtype(dtype).itemsize)
         self.descriptor = _memory(size) if descriptor is None else descriptor
         shared = mmap.mmap(self.descriptor, size)
         self._arrays = {name: np.ndarray(shape, dtype, shared, places[name])
