@@ -53,6 +53,7 @@ class Workspace:
     def __init__(self, backend):
         self._backend = backend
         self._buffers = {}
+        self._kept = {}
 
     def take(self, name, shape, dtype):
         """A C-contiguous array of unset values that nobody else uses under this `name`."""
@@ -61,7 +62,17 @@ class Workspace:
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.size < size:
             buffer = self._buffers[name, dtype] = self._backend.empty((size,), dtype)
+            self._kept.clear()
         return buffer[:size].reshape(shape)
+
+    def keep(self, key, make):
+        """What `make` gave before under this `key`, or gives now, views of scratch arrays among it;
+        all is made anew once a buffer has grown, since what is kept would hold the old one."""
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = make()
+            self._kept[key] = kept
+        return kept
 
 
 class CompiledStep(ABC):

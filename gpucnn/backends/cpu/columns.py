@@ -1,64 +1,63 @@
 """Windows as columns: batch-last maps copied to the matrix of a convolution, and added back."""
 
-from contextlib import contextmanager
 from itertools import product
+from math import prod
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.arrays import scratch
 
-# Of columns that are made at once. It is more than a core's L2 cache, since between NumPy's calls
-# threads wait for each other.
-COLUMN_BYTES = 3 * 1024 * 1024
-
 
 class Columns:
-    """The windows of one `Convolution`."""
+    """The windows of one `Convolution`, as matrices (window pixels, output pixels * samples) of
+    groups of maps."""
+
+    adds_by_phases = True  # pixels that a stride takes together
 
     def __init__(self, convolution):
         self.kernel = convolution.kernel
         self.stride = convolution.stride
         self.out_size = convolution.out_size
+        self._size = convolution.padded_size
+        self._has_phases = self.adds_by_phases and self.stride != (1, 1) and not any(
+            length % step for lengths in (self.kernel, self._size)
+            for length, step in zip(lengths, self.stride, strict=True))
 
-    def bands(self, source, most_bytes):
-        """Slices of output rows, as many a band as keep its columns within `most_bytes`."""
-        return self._rows_at_once(source, self.kernel[0], most_bytes)
+    def row_numbers(self, maps):
+        """Numbers of the columns of one output row of one sample."""
+        return self.grad_row_numbers(maps)
 
-    grad_bands = bands
+    def grad_row_numbers(self, maps):
+        """Numbers of the gradients by them."""
+        return maps * prod(self.kernel) * self.out_size[1]
 
-    def _rows_at_once(self, source, lines, most_bytes):
-        """Slices of output rows, as many as keep so many `lines` of windows for each of them within
-        `most_bytes`."""
-        maps, samples = source.shape[0], source.shape[-1]
-        row_bytes = (maps * lines * self.kernel[1] * self.out_size[1] * samples
-                     * source.itemsize)
-        rows, height = max(1, most_bytes // max(1, row_bytes)), self.out_size[0]
-        return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
+    def copies(self, groups, maps, rows, samples, dtype, workspace):
+        """Memory for the windows of `groups` groups of `maps` maps in so many output rows."""
+        return scratch(workspace, "conv2d.columns", (
+            groups, maps, *self.kernel, rows, self.out_size[1], samples), dtype)
 
-    def _windows(self, source, inputs, rows):
-        """A view (inputs, kh, kw, rows, out_width, samples) of the windows of some output rows."""
+    def windows(self, source, groups, rows):
+        """A view of the windows of a slice of output rows, of the shape of their `copies`; source
+        (groups * maps, height, width, samples), of any strides."""
         vertical, horizontal = self.stride
-        first, last, step = inputs.indices(len(source))
         one_map, row, column, sample = source.strides
-        shape = (len(range(first, last, step)), *self.kernel, rows.stop - rows.start,
-                 self.out_size[1], source.shape[-1])
-        strides = (step * one_map, row, column, vertical * row, horizontal * column, sample)
-        return as_strided(source[first:, rows.start * vertical:], shape, strides, writeable=False)
+        maps = len(source) // groups
+        shape = (groups, maps, *self.kernel, rows.stop - rows.start, self.out_size[1],
+                 source.shape[-1])
+        strides = (maps * one_map, one_map, row, column, vertical * row, horizontal * column,
+                   sample)
+        return as_strided(source[:, rows.start * vertical:], shape, strides, writeable=False)
 
-    def of(self, source, inputs, rows, workspace):
-        """The windows copied to a matrix (inputs * kernel area, pixels * samples)."""
-        if not isinstance(inputs, slice):
-            source, inputs = source[inputs], slice(None)
-        windows = self._windows(source, inputs, rows)
-        columns = scratch(workspace, "conv2d.columns", windows.shape, source.dtype)
-        np.copyto(columns, windows)
-        return columns.reshape(windows.shape[0] * self.kernel[0] * self.kernel[1], -1)
+    def matrices(self, copies):
+        """The copies as matrices (groups, maps * kernel area, pixels * samples)."""
+        groups, maps, kh, kw, *pixels = copies.shape
+        return copies.reshape(groups, maps * kh * kw, prod(pixels), copy=False)
 
-    @staticmethod
-    def pieces(matrix, rows):
-        """A matrix by whose columns a product is computed: all at once."""
-        return matrix
+    def pieces(self, matrices, rows):
+        """Matrices (groups, ..., pixels * samples) of so many output rows as they are multiplied
+        by those of the windows: all rows at once."""
+        return matrices
 
     @staticmethod
     def in_order(windows):
@@ -66,52 +65,60 @@ class Columns:
         what is in this order, as before."""
         return windows
 
-    @contextmanager
-    def addition(self, grad_source, workspace):
-        """What adds a band's gradient by the columns, (columns, inputs, rows), to the pixels that
-        they were copied from; in the end grad_source is their sum. Where windows are as many
-        strides long as a whole number, pixels are added up in the order in which they lie
-        together, and brought to their places then."""
-        maps, height, width, samples = grad_source.shape
-        vertical, horizontal = self.stride
-        if self.stride == (1, 1) or any(
-                length % step for lengths in (self.kernel, (height, width))
-                for length, step in zip(lengths, self.stride, strict=True)):
-            grad_source.fill(0)
-            yield lambda columns, inputs, rows: self._add_back(columns, grad_source, inputs, rows)
-            return
-        sums = scratch(workspace, "conv2d.grad_phases", (
-            maps, vertical, horizontal, height // vertical, width // horizontal, samples),
-            grad_source.dtype)
-        sums.fill(0)
-        yield lambda columns, inputs, rows: self._add_phases(columns, sums, inputs, rows)
-        np.copyto(grad_source.reshape(maps, height // vertical, vertical, width // horizontal,
-                                      horizontal, samples, copy=False),
-                  sums.transpose(0, 3, 1, 4, 2, 5))
+    def sums(self, maps, samples, dtype, workspace):
+        """Memory for the gradient by so many maps. Where windows are as many strides long as a
+        whole number, the pixels that a window has at the same place lie together: (maps, *stride,
+        rows, columns, samples)."""
+        (height, width), (vertical, horizontal) = self._size, self.stride
+        shape = ((maps, vertical, horizontal, height // vertical, width // horizontal, samples)
+                 if self._has_phases else (maps, height, width, samples))
+        return scratch(workspace, "conv2d.sums", shape, dtype)
 
-    def _add_phases(self, grad_columns, sums, inputs, rows):
-        """As `_add_back`, for pixels (maps, phase rows, phase columns, rows, columns, samples)."""
-        (kh, kw), (vertical, horizontal) = self.kernel, self.stride
-        count, width = rows.stop - rows.start, self.out_size[1]
-        shifted = grad_columns.reshape(-1, kh // vertical, vertical, kw // horizontal, horizontal,
-                                       count, width, sums.shape[-1])
-        for ky, kx in product(range(kh // vertical), range(kw // horizontal)):
-            lines = slice(rows.start + ky, rows.start + ky + count)
-            sums[inputs, :, :, lines, kx:kx + width] += shifted[:, ky, :, kx]
+    def put(self, sums, target):
+        """Write complete sums to target (maps, height, width, samples), of any strides."""
+        if self._has_phases:
+            maps, vertical, horizontal, rows, columns, samples = sums.shape
+            target = target.reshape(maps, rows, vertical, columns, horizontal, samples, copy=False)
+            sums = sums.transpose(0, 3, 1, 4, 2, 5)
+        np.copyto(target, sums)
 
-    def _add_back(self, grad_columns, grad_source, inputs, rows):
-        """Add each column's gradient to the pixels that it was copied from: shift by shift, or
-        window by window where there are fewer windows than shifts."""
+    def additions(self, grad_columns, sums, maps, rows, workspace):
+        """Calls, (function, *arguments), that add the gradient by the columns of a slice of output
+        rows, as `matrices`, to the sums of `maps`, an index of one or several groups' maps: shift
+        by shift, or window by window where there are fewer windows than shifts."""
         (kh, kw), (vertical, horizontal) = self.kernel, self.stride
-        count, width = rows.stop - rows.start, self.out_size[1]
-        shifted = grad_columns.reshape(-1, kh, kw, count, width, grad_source.shape[-1])
+        count, width, samples = rows.stop - rows.start, self.out_size[1], sums.shape[-1]
+        if self._has_phases:
+            shifted = grad_columns.reshape(-1, kh // vertical, vertical, kw // horizontal,
+                                           horizontal, count, width, samples, copy=False)
+            return [adding(sums, (maps, slice(None), slice(None),
+                                  slice(rows.start + ky, rows.start + ky + count),
+                                  slice(kx, kx + width)), shifted[:, ky, :, kx])
+                    for ky, kx in product(range(kh // vertical), range(kw // horizontal))]
+        shifted = grad_columns.reshape(-1, kh, kw, count, width, samples, copy=False)
+        top = rows.start * vertical
         if count * width < kh * kw:
-            for line, pixel in product(range(count), range(width)):
-                top, left = (rows.start + line) * vertical, pixel * horizontal
-                grad_source[inputs, top:top + kh, left:left + kw] += shifted[:, :, :, line, pixel]
-            return
-        for ky, kx in product(range(kh), range(kw)):
-            top = rows.start * vertical + ky
-            lines = slice(top, top + (count - 1) * vertical + 1, vertical)
-            pixels = slice(kx, kx + (width - 1) * horizontal + 1, horizontal)
-            grad_source[inputs, lines, pixels] += shifted[:, ky, kx]
+            return [adding(sums, (maps, slice(top + line * vertical, top + line * vertical + kh),
+                                  slice(pixel * horizontal, pixel * horizontal + kw)),
+                           shifted[:, :, :, line, pixel])
+                    for line, pixel in product(range(count), range(width))]
+        lines = [_steps(top + ky, count, vertical) for ky in range(kh)]
+        pixels = [_steps(kx, width, horizontal) for kx in range(kw)]
+        return [adding(sums, (maps, lines[ky], pixels[kx]), shifted[:, ky, kx])
+                for ky, kx in product(range(kh), range(kw))]
+
+
+def adding(sums, index, term):
+    """The call that adds a term to sums[index], a term whose first axis may be divided in two."""
+    if isinstance(index[0], slice):
+        part = sums[index].reshape(term.shape, copy=False)
+        return np.add, part, term, part
+    return _add, sums, index, term.reshape(-1, *term.shape[-sums.ndim + 1:], copy=False)
+
+
+def _add(sums, index, term):
+    sums[index] += term
+
+
+def _steps(first, count, step):
+    return slice(first, first + (count - 1) * step + 1, step)

@@ -5,29 +5,23 @@ estimates to be the cheapest for the table. Samples are computed some at a time,
 share stays in the cache, in threads where NumPy's matrix products may use several.
 """
 
-import contextlib
 from functools import lru_cache
 
 import numpy as np
 
 from gpucnn.backends.base import Conv2dGradients, Workspace
 from gpucnn.backends.cpu.activation import squash, times_slope
-from gpucnn.backends.cpu.arrays import (
-    batch_last_result,
-    given_or_new,
-    samples_last,
-    scratch,
-    sum_rows,
-)
-from gpucnn.backends.cpu.columns import COLUMN_BYTES
+from gpucnn.backends.cpu.arrays import given_or_new, samples_last, scratch, sum_rows
+from gpucnn.backends.cpu.blocks import Source, Target
+from gpucnn.backends.cpu.column_lane import COLUMN_BYTES, in_cells
 from gpucnn.backends.cpu.convolution import Convolution
+from gpucnn.backends.cpu.gradients import Gradient
 from gpucnn.backends.cpu.memory import LineMemory
-from gpucnn.backends.cpu.products import in_cells
 from gpucnn.backends.cpu.threads import blas_threads, can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
 from gpucnn.backends.cpu.workers import Workers
 
-MOST_SAMPLES, FEWEST_SAMPLES = 128, 8  # computed together, of a batch that has them
+MOST_SAMPLES, FEWEST_SAMPLES = 64, 8  # computed together, of a batch that has them
 EVEN_SAMPLES = 16  # a multiple of: products of other widths are up to twice as slow
 WORTH_A_THREAD = 40_000_000  # multiply-adds
 LANES = 8  # in each, blocks of samples are added up one after the other, by whatever thread
@@ -41,19 +35,30 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
     blocks = _blocks(len(x), connections, convolution, x.itemsize)
     if not blocks:
         return out
-    way = forward_ways(connections, convolution, _samples(blocks))[0]
-    products = way.products(convolution, weight)
+    memory = workspace or Workspace(LineMemory)
+    key = "conv2d", connections, convolution, _samples(blocks), x.dtype
+    products = memory.keep(key, lambda: forward_ways(connections, convolution, _samples(blocks))[0]
+                           .products(convolution, x.dtype))
+    products.load(weight)
 
-    def compute(block, lane, memory):
-        source = _source(products, convolution, x[block], memory)
-        with _target(products, out[block], memory) as target:
-            for rows in products.forward(source, target, memory):
-                band = target[:, rows]
+    def bind(samples, memory):
+        source = Source(x, convolution, samples, products, memory)
+        target = Target(out, samples, products, "conv2d.out", memory)
+        lane = memory.keep((products, samples), lambda: products.forward(samples, memory))
+        convolve = lane.on(source.maps, target.maps)
+
+        def compute(block, number):
+            read, written = source.load(block), target.place(block)
+            for rows in convolve(read, written):
+                band = target.maps[:, rows, :, written]
                 if bias is not None:
                     band += bias[:, None, None, None]
                 squash(activation, band)
+            target.store(block)
 
-    _in_lanes(compute, blocks, workspace)
+        return compute
+
+    _in_lanes(bind, blocks, memory)
     return out
 
 
@@ -69,34 +74,39 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
         grad_weight.fill(0)
         grad_bias.fill(0)
         return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
-    samples = _samples(blocks)
-    by_weight = weight_ways(connections, convolution, samples)[0].products(convolution, weight)
-    to_input = _ToInput(weight, connections, convolution, samples) if needs_grad_input else None
-    sums = [(by_weight.no_gradient(), np.zeros_like(grad_bias)) for _ in _lanes(blocks)]
-    cell = by_weight.cell if to_input is None or to_input.cell == by_weight.cell else (1, 1)
+    memory = workspace or Workspace(LineMemory)
+    key = "conv2d_backward", connections, convolution, _samples(blocks), x.dtype, needs_grad_input
+    gradient = memory.keep(key, lambda: Gradient(*key[1:]))
+    gradient.load(weight)
+    sums = [(gradient.by_weight.no_gradient(), np.zeros_like(grad_bias)) for _ in _lanes(blocks)]
 
-    def compute(block, lane, memory):
-        gradients, bias_sum = sums[lane]
-        source = _source(by_weight, convolution, x[block], memory)
-        grad, y = (in_cells(samples_last(array[block]), cell) for array in (grad_output, output))
-        dz = scratch(memory, "conv2d.dz", y.shape, x.dtype)
-        times_slope(activation, grad, y, out=dz)
-        if cell == (1, 1):
-            dz = dz[:, 0, 0]
+    def bind(samples, memory):
+        source = Source(x, convolution, samples, gradient.by_weight, memory)
+        grad, y = (in_cells(samples_last(array), gradient.cell) for array in (grad_output, output))
         block_bias = scratch(memory, "conv2d.block_bias", grad_bias.shape, grad_bias.dtype)
-        sum_rows(dz, block_bias)
-        bias_sum += block_bias
-        by_weight.add_gradient(source, dz, gradients, memory)
-        if needs_grad_input:
-            to_input(dz, grad_input[block], memory)
+        lane = memory.keep((gradient, samples), lambda: gradient.lane(samples, memory))
+        add_gradient = lane.by_weight.on(source.maps)
+        set_grad_input = lane.by_input and lane.by_input.on(grad_input)
 
-    _in_lanes(compute, blocks, workspace)
+        def compute(block, number):
+            read = source.load(block)
+            gradients, bias_sum = sums[number]
+            times_slope(activation, grad[..., block], y[..., block], out=lane.dz)
+            sum_rows(lane.dz, block_bias)
+            np.add(bias_sum, block_bias, out=bias_sum)
+            add_gradient(read, gradients)
+            if set_grad_input:
+                set_grad_input(block)
+
+        return compute
+
+    _in_lanes(bind, blocks, memory)
     (gradients, bias_sum), *others = sums
     for more, more_bias in others:
         bias_sum += more_bias
         for total, term in zip(gradients, more, strict=True):
             total += term
-    by_weight.finish_gradient(gradients, grad_weight)
+    gradient.by_weight.finish_gradient(gradients, grad_weight)
     np.copyto(grad_bias, bias_sum)
     return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
 
@@ -109,52 +119,6 @@ def conv2d_ways(x_shape, kernel_size, connections, *, stride=(1, 1), padding=(0,
     return {"forward": forward_ways(connections, convolution, samples),
             "grad_input": input_ways(connections, convolution, samples),
             "grad_weight": weight_ways(connections, convolution, samples)}
-
-
-class _ToInput:
-    """The gradient by the input of a block."""
-
-    def __init__(self, weight, connections, convolution, samples):
-        self._convolution = convolution
-        self._unseen = np.flatnonzero(connections.fan_out == 0)
-        way = input_ways(connections, convolution, samples)[0]
-        self._is_transposed = way.is_transposed
-        self.cell = way.cell
-        self._products = way.products(convolution, weight)
-
-    def __call__(self, dz, grad_input, memory):
-        convolution = self._convolution
-        if not self._is_transposed:
-            grad_source = scratch(memory, "conv2d.grad_source",
-                                  (grad_input.shape[1], *convolution.padded_size, dz.shape[-1]),
-                                  dz.dtype)
-            self._products.grad_input(dz, grad_source, memory)
-            np.copyto(samples_last(grad_input), convolution.unpadded(grad_source))
-            return
-        spread = convolution.spread(dz, "conv2d.spread", memory)
-        with batch_last_result(grad_input, "conv2d.grad_source", memory) as target:
-            for _ in self._products.forward(spread, target, memory):
-                pass
-            target[self._unseen] = 0
-
-
-def _source(products, convolution, x, memory):
-    """Samples x (samples, maps, height, width) as products read them, samples last."""
-    if products.reads_in_place and convolution.padding == (0, 0) and _is_batch_last(x):
-        return samples_last(x)
-    return convolution.padded(x, "conv2d.x", memory)
-
-
-def _target(products, out, memory):
-    """A context with an array, samples last, in which products compute `out`."""
-    if products.reads_in_place and _is_batch_last(out):
-        return contextlib.nullcontext(samples_last(out))
-    return batch_last_result(out, "conv2d.out", memory)
-
-
-def _is_batch_last(array):
-    """Whether the samples of a pixel lie together; there may be others between the pixels."""
-    return array.strides[0] == array.itemsize
 
 
 # -- samples and threads ---------------------------------------------------------------------------
@@ -186,16 +150,17 @@ def _lanes(blocks):
     return range(min(LANES, len(blocks)))
 
 
-def _in_lanes(compute, blocks, workspace):
-    """Call compute(block, lane, workspace) for every block: those of a lane in order, lanes in
-    threads. So sums have one order, whatever the number of threads."""
+def _in_lanes(bind, blocks, workspace):
+    """Call compute(block, lane) for every block: those of a lane in order, lanes in threads. So
+    sums have one order, whatever the number of threads. bind(samples, memory) gives a worker's
+    `compute` for blocks of so many samples."""
     lanes = _lanes(blocks)
     threads = min(len(lanes), blas_threads() or 1) if can_limit_blas() else 1
-    memory = [_Memory(workspace or Workspace(LineMemory), worker) for worker in range(threads)]
+    workers = [_Worker(bind, workspace, number) for number in range(threads)]
 
-    def work(worker, lane):
+    def work(number, lane):
         for block in blocks[lane::len(lanes)]:
-            compute(block, lane, memory[worker])
+            workers[number].compute(block, lane)
 
     if threads == 1:
         for lane in lanes:
@@ -205,15 +170,26 @@ def _in_lanes(compute, blocks, workspace):
         _workers(threads).run(work, len(lanes))
 
 
-class _Memory:
-    """One worker's scratch arrays in a workspace."""
+class _Worker:
+    """One worker's part of a workspace, and what computes blocks in it."""
 
-    def __init__(self, workspace, worker):
+    def __init__(self, bind, workspace, number):
+        self._bind = bind
         self._workspace = workspace
-        self._worker = worker
+        self._number = number
+        self._bound = {}
 
     def take(self, name, shape, dtype):
-        return self._workspace.take((name, self._worker), shape, dtype)
+        return self._workspace.take((name, self._number), shape, dtype)
+
+    def keep(self, key, make):
+        return self._workspace.keep((key, self._number), make)
+
+    def compute(self, block, lane):
+        samples = block.stop - block.start
+        if samples not in self._bound:
+            self._bound[samples] = self._bind(samples, self)
+        self._bound[samples](block, lane)
 
 
 _workers = lru_cache(maxsize=8)(Workers)

@@ -1,11 +1,8 @@
-"""The shapes of one convolution, and its input in batch-last memory with zeros around it."""
+"""The shapes of one convolution, and where its maps stand within zeros."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
-from gpucnn.backends.cpu.arrays import batch_last, samples_last, scratch
 from gpucnn.shapes import window_positions
 
 
@@ -52,28 +49,17 @@ class Convolution:
         stride = tuple(step * pixels for step, pixels in zip(self.stride, cell, strict=True))
         return Convolution(self.size, reach, stride, self.padding)
 
-    def padded(self, x, name, workspace):
-        """Samples x (samples, maps, height, width) with their padding, batch-last."""
-        if self.padding == (0, 0):
-            return batch_last(x, name, workspace)
-        source = scratch(workspace, name, (x.shape[1], *self.padded_size, len(x)), x.dtype)
-        source.fill(0)
-        np.copyto(self.unpadded(source), samples_last(x))
-        return source
-
     def unpadded(self, source):
         """The maps within their padding."""
         (top, left), (height, width) = self.padding, self.size
         return source[:, top:top + height, left:left + width]
 
-    def spread(self, dz, name, workspace):
-        """The input of `transposed`: dz (out_maps, out_height, out_width, samples) spread out."""
-        maps, height, width, samples = dz.shape
-        spread = scratch(workspace, name, (maps, *self.transposed.size, samples), dz.dtype)
-        spread.fill(0)
+    def spread(self, source):
+        """The pixels of `source`, an input of `transposed` (maps, height, width, samples), where
+        the output's gradient stands, `stride` apart; the others are zero."""
         top, left = (kernel - 1 - pad
                      for kernel, pad in zip(self.kernel, self.padding, strict=True))
+        height, width = self.out_size
         rows = slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0])
         pixels = slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1])
-        spread[:, rows, pixels] = dz
-        return spread
+        return source[:, rows, pixels]

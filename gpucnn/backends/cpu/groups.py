@@ -70,6 +70,12 @@ class Groups:
             grad_weight[self.connections[joined]] = gradient[joined]
 
 
+    def exchanged(self):
+        """The same with inputs and outputs exchanged."""
+        return Groups(self.outputs, self.inputs, self.connections.swapaxes(1, 2),
+                      self.n_connections)
+
+
 @lru_cache(maxsize=256)
 def one_group(connections):
     """All maps in one group, with zeros where nothing is joined."""
@@ -95,6 +101,13 @@ def sets_of_outputs(connections):
     """The same of the table with inputs and outputs exchanged, for the gradient by the input. Input
     maps without outputs are in no group."""
     return _sets(*connections.pairs[::-1], connections.matrix.T)
+
+
+@lru_cache(maxsize=256)
+def inputs_of_one_set(connections):
+    """A group for each distinct set of output maps, with the inputs that it is joined to: of these
+    each is in one group, of the output maps in several."""
+    return tuple(groups.exchanged() for groups in sets_of_outputs(connections))
 
 
 def _run(maps):

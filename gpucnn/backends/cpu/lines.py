@@ -6,46 +6,46 @@ column) by (output pixel, sample). The windows of one output row are some lines 
 the next row begin `stride` lines later: matrices that overlap in memory, one for each output row.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpucnn.backends.cpu.arrays import scratch
-from gpucnn.backends.cpu.columns import Columns
+from gpucnn.backends.cpu.columns import Columns, adding
 
 
 class Lines(Columns):
-    """As `Columns` but for the order of a window's pixels: window row, input map, window column."""
+    """As `Columns` but for the order of a window's pixels: window row, input map, window column;
+    and for a matrix for each output row of each group, (groups, rows, window pixels, pixels *
+    samples)."""
 
-    def bands(self, source, most_bytes):
-        """Slices of output rows, as many a band as keep its lines within `most_bytes`."""
-        return self._rows_at_once(source, self.stride[0], most_bytes)
+    adds_by_phases = False
 
-    def grad_bands(self, source, most_bytes):
-        """The same of the gradients by its columns, which share nothing."""
-        return self._rows_at_once(source, self.kernel[0], most_bytes)
+    def row_numbers(self, maps):
+        return maps * self.stride[0] * self.kernel[1] * self.out_size[1]
 
-    def of(self, source, inputs, rows, workspace):
-        """The windows as matrices (rows, kernel area * inputs, pixels * samples), a view of
-        lines."""
-        source = source[inputs]
-        samples = source.shape[-1]
+    def copies(self, groups, maps, rows, samples, dtype, workspace):
+        return scratch(workspace, "conv2d.columns", (
+            groups, self._lines(rows), maps, self.kernel[1], self.out_size[1], samples), dtype)
+
+    def windows(self, source, groups, rows):
         one_map, row, column, sample = source.strides
-        shape = (self._lines(rows), len(source), self.kernel[1], self.out_size[1], samples)
-        windows = as_strided(source[:, rows.start * self.stride[0]:], shape, (
-            row, one_map, column, self.stride[1] * column, sample), writeable=False)
-        lines = scratch(workspace, "conv2d.columns", shape, source.dtype)
-        np.copyto(lines, windows)
-        numbers, width = len(source) * self.kernel[1], self.out_size[1] * samples
-        a_number = width * lines.itemsize
-        return as_strided(lines, (rows.stop - rows.start, self.kernel[0] * numbers, width),
-                          (self.stride[0] * numbers * a_number, a_number, lines.itemsize))
+        maps = len(source) // groups
+        shape = (groups, self._lines(rows.stop - rows.start), maps, self.kernel[1],
+                 self.out_size[1], source.shape[-1])
+        strides = (maps * one_map, row, one_map, column, self.stride[1] * column, sample)
+        return as_strided(source[:, rows.start * self.stride[0]:], shape, strides,
+                          writeable=False)
 
-    def pieces(self, matrix, rows):
-        """A matrix (..., rows * columns) as those of each output row."""
-        parts = matrix.reshape(len(matrix), rows.stop - rows.start, -1, copy=False)
-        return parts.swapaxes(0, 1)
+    def matrices(self, copies):
+        groups, lines, maps, kw, width, samples = copies.shape
+        rows = (lines - self.kernel[0]) // self.stride[0] + 1
+        group, line, _, pixel, _, number = copies.strides
+        return as_strided(copies, (groups, rows, self.kernel[0] * maps * kw, width * samples),
+                          (group, self.stride[0] * line, pixel, number))
+
+    def pieces(self, matrices, rows):
+        groups, numbers, _ = matrices.shape
+        return matrices.reshape(groups, numbers, rows, -1, copy=False).swapaxes(1, 2)
 
     @staticmethod
     def in_order(windows):
@@ -53,36 +53,30 @@ class Lines(Columns):
         is in this order, (..., window rows, input maps, window columns), as before."""
         return windows.swapaxes(-3, -2)
 
-    @contextmanager
-    def addition(self, grad_source, workspace):
-        """What adds a band's gradient by the columns, (columns, inputs, rows), to the pixels that
-        they were copied from; in the end grad_source is their sum."""
-        grad_source.fill(0)
-        yield lambda columns, inputs, rows: self._add_back(columns, grad_source, inputs, rows,
-                                                           workspace)
-
-    def _add_back(self, grad_columns, grad_source, inputs, rows, workspace):
-        """Add up lines first, which are long runs, then pixels, of fewer numbers."""
+    def additions(self, grad_columns, sums, maps, rows, workspace):
+        """As of `Columns`: lines are added up first, which are long runs, then pixels, of fewer
+        numbers."""
         (kh, kw), (down, right) = self.kernel, self.stride
-        count, width, samples = len(grad_columns), self.out_size[1], grad_source.shape[-1]
+        groups, count, width, samples = (*grad_columns.shape[:2], self.out_size[1], sums.shape[-1])
         steps = -(-kh // down)
-        by_line = grad_columns.reshape(count, kh, -1)
-        sums = scratch(workspace, "conv2d.grad_lines", (count + steps - 1, down, by_line.shape[2]),
-                       grad_columns.dtype)
-        if kh < down:
-            sums.fill(0)
-        np.copyto(sums[:count, :kh], by_line[:, :down])
-        sums[count:] = 0
+        by_line = grad_columns.reshape(groups, count, kh, -1, copy=False)
+        lines = scratch(workspace, "conv2d.grad_lines", (
+            groups, count + steps - 1, down, by_line.shape[3]), grad_columns.dtype)
+        calls = [((lines if kh < down else lines[:, count:]).fill, 0),
+                 (np.copyto, lines[:, :count, :kh], by_line[:, :, :down])]
         for step in range(1, steps):
-            lines = by_line[:, step * down:(step + 1) * down]
-            sums[step:step + count, :lines.shape[1]] += lines
-        n_lines, top = self._lines(rows), rows.start * down
-        shifted = sums.reshape(-1, by_line.shape[2])[:n_lines].reshape(
-            n_lines, -1, kw, width, samples).swapaxes(0, 1)
+            term = by_line[:, :, step * down:(step + 1) * down]
+            calls.append(adding(lines, (slice(None), slice(step, step + count),
+                                        slice(term.shape[2])), term))
+        n_lines, top = self._lines(count), rows.start * down
+        shifted = lines.reshape(groups, -1, by_line.shape[3])[:, :n_lines].reshape(
+            groups, n_lines, -1, kw, width, samples, copy=False).swapaxes(1, 2)
         for column in range(kw):
             pixels = slice(column, column + (width - 1) * right + 1, right)
-            grad_source[inputs, top:top + n_lines, pixels] += shifted[:, :, column]
+            calls.append(adding(sums, (maps, slice(top, top + n_lines), pixels),
+                                shifted[:, :, :, column]))
+        return calls
 
     def _lines(self, rows):
-        """How many lines the windows of some output rows read."""
-        return (rows.stop - rows.start - 1) * self.stride[0] + self.kernel[0]
+        """How many lines the windows of so many output rows read."""
+        return (rows - 1) * self.stride[0] + self.kernel[0]

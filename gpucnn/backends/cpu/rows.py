@@ -13,6 +13,7 @@ from math import prod
 import numpy as np
 
 from gpucnn.backends.cpu.arrays import scratch
+from gpucnn.backends.cpu.memory import zeros
 from gpucnn.backends.cpu.small_products import multiply, multiply_by_rows
 
 # More than a core's L2 cache holds: the calls for small groups cost more than slower memory does.
@@ -22,58 +23,42 @@ LINE = 16                      # numbers of float32 in a line of the cache
 
 
 class RowProducts:
-    """The products of a table's `Groups` by rows. `weight` (n_connections, *kernel)."""
+    """The products of a table's `Groups` by rows. Load weights before use."""
 
     cell = (1, 1)
-    reads_in_place = False
+    takes_any_strides = False
 
-    def __init__(self, convolution, groups, lines, weight):
+    def __init__(self, convolution, groups, lines, dtype):
         self._convolution = convolution
         self._lines = lines
         self._reach = window_rows(convolution, lines)
-        self._parts = [_Part(convolution, one, lines, self._reach, weight) for one in groups]
-        self._most_rows = max(sum(part.shape) for part in self._parts)
+        self.parts = [_Part(convolution, one, lines, self._reach, dtype) for one in groups]
+        self._most_rows = max(sum(part.shape) for part in self.parts)
 
-    def forward(self, source, target, workspace):
-        """Convolve source (maps, height, width, samples) into target (out_maps, out_height,
-        out_width, samples); yields slices of output rows as they are done."""
-        for rows, by_map in self._bands(source, workspace):
-            for part in self._parts:
-                part.forward(by_map, target[:, rows], workspace)
-            yield rows
+    def load(self, weight):
+        """Compute with these weights (n_connections, *kernel) from now on."""
+        for part in self.parts:
+            part.load(weight)
+
+    def forward(self, samples, workspace):
+        return _Forward(self, workspace)
+
+    def weight_gradient(self, dz, workspace):
+        return _WeightGradient(self, workspace, dz)
+
+    def input_gradient(self, dz, maps, workspace):
+        return _InputGradient(self, workspace, dz)
 
     def no_gradient(self):
-        """Arrays for `add_gradient` to add to."""
-        return [part.no_gradient() for part in self._parts]
-
-    def add_gradient(self, source, dz, gradients, workspace):
-        """Add the gradient by the weights to `gradients`."""
-        for rows, by_map in self._bands(source, workspace):
-            for part, gradient in zip(self._parts, gradients, strict=True):
-                part.add_gradient(by_map, dz[:, rows], gradient, workspace)
+        """Arrays for a block's gradient to be added to."""
+        return [part.no_gradient() for part in self.parts]
 
     def finish_gradient(self, gradients, grad_weight):
         """Write gradients that are complete into grad_weight."""
-        for part, gradient in zip(self._parts, gradients, strict=True):
+        for part, gradient in zip(self.parts, gradients, strict=True):
             part.finish_gradient(gradient, grad_weight)
 
-    def grad_input(self, dz, grad_source, workspace):
-        """Set grad_source (maps, height, width, samples), of the input with its padding. No input
-        map may be in two groups of one shape."""
-        grad_source.fill(0)
-        for rows, by_row in self._row_bands(grad_source):
-            for part in self._parts:
-                part.add_grad_input(dz[:, rows], by_row, workspace)
-
-    def _bands(self, source, workspace):
-        """Slices of output rows, and the `_Rows` of the input that each needs."""
-        for rows, by_row in self._row_bands(source):
-            maps, reach = by_row.shape[:2]
-            copied = _Rows(maps, reach, by_row.shape[2:], "conv2d.rows", source.dtype, workspace)
-            np.copyto(copied.by_pixel(maps, reach), by_row)
-            yield rows, copied
-
-    def _row_bands(self, source):
+    def bands(self, source):
         """Slices of output rows, and a view (maps, window rows, steps, width, samples) of the
         input rows of each; one step is `lines` output rows."""
         maps, _, width, samples = source.shape
@@ -88,6 +73,69 @@ class RowProducts:
             yield (slice(first * lines, (first + count) * lines),
                    np.ndarray((maps, self._reach, count, width, samples), source.dtype, source,
                               first * step * row, (one_map, row, step * row, pixel, sample)))
+
+
+class _Lane:
+    """Blocks of samples by `RowProducts`, in scratch arrays of a workspace. What it gives are
+    functions of a block, as those by columns; but maps are C-contiguous, and all their samples are
+    read and written."""
+
+    def __init__(self, products, workspace, dz=None):
+        self._products = products
+        self._workspace = workspace
+        self._dz = dz
+
+    def _bands(self, source):
+        """Slices of output rows, and the `_Rows` of the input that each needs."""
+        for rows, by_row in self._products.bands(source):
+            maps, reach = by_row.shape[:2]
+            copied = _Rows(maps, reach, by_row.shape[2:], "conv2d.rows", source.dtype,
+                           self._workspace)
+            np.copyto(copied.by_pixel(maps, reach), by_row)
+            yield rows, copied
+
+
+class _Forward(_Lane):
+    """Convolves."""
+
+    def on(self, source, target):
+        """A function that convolves source (maps, height, width, samples) into target (out_maps,
+        out_height, out_width, samples); it yields slices of output rows as they are done."""
+        def convolve(read, written):
+            for rows, by_map in self._bands(source):
+                for part in self._products.parts:
+                    part.forward(by_map, target[:, rows], self._workspace)
+                yield rows
+
+        return convolve
+
+
+class _WeightGradient(_Lane):
+    """The gradient by the weights."""
+
+    def on(self, source):
+        """A function that adds it to `gradients`."""
+        def add(read, gradients):
+            for rows, by_map in self._bands(source):
+                for part, gradient in zip(self._products.parts, gradients, strict=True):
+                    part.add_gradient(by_map, self._dz[:, rows], gradient, self._workspace)
+
+        return add
+
+
+class _InputGradient(_Lane):
+    """The gradient by the input, no map of which may be in two groups of one shape."""
+
+    def on(self, target):
+        """A function that sets target (maps, height, width, samples), of the input with its
+        padding."""
+        def compute(written):
+            target.fill(0)
+            for rows, by_row in self._products.bands(target):
+                for part in self._products.parts:
+                    part.add_grad_input(self._dz[:, rows], by_row, self._workspace)
+
+        return compute
 
 
 class _Rows:
@@ -120,7 +168,7 @@ class _Part:
     """`Groups` of one shape; their matrices are (groups, kernel width * outputs * lines,
     inputs * window rows)."""
 
-    def __init__(self, convolution, groups, lines, reach, weight):
+    def __init__(self, convolution, groups, lines, reach, dtype):
         self._groups = groups
         self._lines = lines
         self._reach = reach
@@ -129,11 +177,13 @@ class _Part:
         self._out_width = convolution.out_size[1]
         count, n_outputs, n_inputs = groups.connections.shape
         self._shape = (count, self._kernel[1], n_outputs, lines, n_inputs, reach)
-        matrix = np.zeros(self._shape, weight.dtype)
-        weights = np.moveaxis(groups.weights(weight), -1, 1)
-        for window in self._lines_of(matrix):
+        self._matrix = zeros((count, prod(self._shape[1:4]), prod(self._shape[4:])), dtype)
+
+    def load(self, weight):
+        """Set the matrices, which are zero where no window reaches."""
+        weights = np.moveaxis(self._groups.weights(weight), -1, 1)
+        for window in self._lines_of(self._matrix.reshape(self._shape)):
             window[...] = weights
-        self._matrix = matrix.reshape(count, prod(self._shape[1:4]), prod(self._shape[4:]))
 
     @property
     def shape(self):

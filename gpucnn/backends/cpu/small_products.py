@@ -18,13 +18,17 @@ def multiply(left, right, out):
     """out = left @ right, stacks of (rows, depth) and (depth, columns), in equal chunks of columns
     if some number of them fits. All are one call of NumPy: between calls threads that share
     Python's lock wait for it."""
-    rows, depth = left.shape[-2:]
-    columns = right.shape[-1]
-    count = _chunk_count(columns, SMALL_PRODUCT // (rows * depth))
-    if count == 1:
-        return matmul(left, right, out=out)
-    matmul(left[..., None, :, :], _in_chunks(right, count), out=_in_chunks(out, count))
+    matmul(*pieces(left, right, out))
     return out
+
+
+def pieces(left, right, out):
+    """The factors and the result that `multiply` gives to that call."""
+    rows, depth = left.shape[-2:]
+    count = _chunk_count(right.shape[-1], SMALL_PRODUCT // (rows * depth))
+    if count == 1:
+        return left, right, out
+    return left[..., None, :, :], in_chunks(right, count), in_chunks(out, count)
 
 
 def _chunk_count(columns, most):
@@ -35,7 +39,7 @@ def _chunk_count(columns, most):
                  if columns % count == 0 and columns // count % CHUNK_STEP == 0), 1)
 
 
-def _in_chunks(matrices, count):
+def in_chunks(matrices, count):
     """A view (..., count, rows, columns of a chunk) of matrices (..., rows, columns)."""
     chunks = matrices.reshape(*matrices.shape[:-1], count, -1, copy=False)
     return chunks.swapaxes(-3, -2)
@@ -44,6 +48,13 @@ def _in_chunks(matrices, count):
 def multiply_by_rows(left, right, out):
     """out = left @ the transpose of right, stacks of (rows, depth) and (columns, depth), in chunks
     of rows of the result."""
+    for factor, turned, part in pieces_by_rows(left, right, out):
+        matmul(factor, turned, part)
+    return out
+
+
+def pieces_by_rows(left, right, out):
+    """The factors and results of the calls that `multiply_by_rows` takes."""
     rows, depth = left.shape[-2:]
     columns = right.shape[-2]
     chunk = rows
@@ -53,7 +64,5 @@ def multiply_by_rows(left, right, out):
         if small >= FEWEST_ROWS:
             chunk = min(chunk, small)
     right = right.swapaxes(-1, -2)
-    for first in range(0, rows, chunk):
-        some = slice(first, first + chunk)
-        matmul(left[..., some, :], right, out=out[..., some, :])
-    return out
+    parts = [slice(first, first + chunk) for first in range(0, rows, chunk)]
+    return [(left[..., some, :], right, out[..., some, :]) for some in parts]

@@ -1,7 +1,8 @@
 """The ways to compute a convolution through a table, and which is taken: by an estimated cost.
 
-Groups are all maps in one (with zeros where they are not joined) or one for each set of inputs;
-each way computes them by columns (`products.py`) or by rows (`rows.py`).
+Groups are all maps in one (with zeros where they are not joined), one for each set of inputs or,
+for gradients, one for each set of outputs; each way computes them by columns (`products.py`) or by
+rows (`rows.py`).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from math import prod
 from gpucnn.backends.cpu.columns import Columns
 from gpucnn.backends.cpu.groups import (
     Groups,
+    inputs_of_one_set,
     one_group,
     one_group_of_outputs,
     sets_of_inputs,
@@ -20,16 +22,22 @@ from gpucnn.backends.cpu.lines import Lines
 from gpucnn.backends.cpu.products import ColumnProducts
 from gpucnn.backends.cpu.rows import RowProducts, window_rows
 
-# What an estimate counts with, in seconds, between what was measured on a core of an AMD EPYC
-# (family 25) and of an Intel Xeon (model 207); only their proportions matter.
+# What an estimate counts with, in seconds: on one core of an AMD EPYC (family 25, model 17), with
+# OpenBLAS's kernels for AVX-512 and with those for AVX2, the ways that are taken with these take on
+# average 6 and 10 per cent longer than the quickest would have, of 100 tables and passes.
 MULTIPLY_ADD = 1 / 60e9
-MOVED_NUMBER = 0.2e-9
-CHOSEN_NUMBER = 0.4e-9
-RUN = 12e-9
-CALL = 1.5e-6
+MOVED_NUMBER = 0.25e-9   # to columns, ADDED_NUMBER when they are added back
+ADDED_NUMBER = 0.4e-9
+ROW_NUMBER = 0.1e-9      # moved by rows, CHOSEN_NUMBER if their maps are chosen
+CHOSEN_NUMBER = 0.5e-9
+RUN = 8e-9               # of numbers that lie together
+CALL = 1e-6
 
-EXTRA_ROWS = 12    # a product takes as long as with so many more rows at full speed,
-EXTRA_DEPTH = 10   # and with so much longer sums: what it writes takes time, too
+# A product takes as long as with so many more rows, and so much longer sums: what it reads and
+# writes takes time, too. By rows its factors lie apart in memory.
+EXTRA_ROWS, EXTRA_DEPTH = 1.5, 10
+EXTRA_ROWS_BY_ROWS, EXTRA_DEPTH_BY_ROWS = 16, 15
+LONG_SUMS = 1.2          # times as long takes one whose sums run over all pixels
 MOST_LINES = 16
 CELLS = (1, 1), (2, 2)
 
@@ -49,13 +57,13 @@ class Way:
     cell: tuple[int, int] = (1, 1)
     shares_lines: bool = False
 
-    def products(self, convolution, weight):
-        """What computes it with these weights (n_connections, *kernel)."""
+    def products(self, convolution, dtype):
+        """What computes it, once it has weights: the mirrored ones if `is_transposed`."""
         if self.is_transposed:
-            convolution, weight = convolution.transposed, weight[:, ::-1, ::-1]
+            convolution = convolution.transposed
         if self.output_rows:
-            return RowProducts(convolution, self.groups, self.output_rows, weight)
-        return ColumnProducts(convolution, self.groups, weight, self.cell,
+            return RowProducts(convolution, self.groups, self.output_rows, dtype)
+        return ColumnProducts(convolution, self.groups, dtype, self.cell,
                               Lines if self.shares_lines else Columns)
 
 
@@ -70,9 +78,12 @@ def forward_ways(connections, convolution, samples):
 @lru_cache(maxsize=1024)
 def weight_ways(connections, convolution, samples):
     """The ways to the gradient by the weights."""
-    return _sorted(way for maps, groups in _groupings(connections) for way in (
-        *_by_columns(maps, groups, convolution, samples, _weight_by_columns),
-        _by_rows(maps, groups, convolution, samples, moves=2)))
+    ways = []
+    for maps, groups in _groupings(connections):
+        ways += _by_columns(maps, groups, convolution, samples, _weight_by_columns)
+        ways.append(_by_rows(maps, groups, convolution, samples, moves=2))
+    return _sorted([*ways, *_by_columns("each set of outputs", inputs_of_one_set(connections),
+                                        convolution, samples, _weight_by_columns)])
 
 
 @lru_cache(maxsize=1024)
@@ -89,7 +100,8 @@ def input_ways(connections, convolution, samples):
                              ("each set of outputs", sets_of_outputs(connections))):
             ways.append(_by_rows(maps, groups, convolution.transposed, samples, moves=1,
                                  is_transposed=True))
-    return _sorted(ways)
+    return _sorted([*ways, *_by_columns("each set of outputs", inputs_of_one_set(connections),
+                                        convolution, samples, _backward_by_columns)])
 
 
 def _groupings(connections):
@@ -101,7 +113,7 @@ def _sorted(ways):
     return tuple(sorted(ways, key=lambda way: way.seconds))
 
 
-def _by_columns(maps, groups, convolution, samples, seconds):
+def _by_columns(maps, groups, convolution, samples, cost):
     """By every cell that divides the output, with and without lines that are shared."""
     for cell in CELLS:
         if any(size % pixels for size, pixels in zip(convolution.out_size, cell, strict=True)):
@@ -111,11 +123,13 @@ def _by_columns(maps, groups, convolution, samples, seconds):
             total = 0.0
             for one in groups:
                 count, n_outputs, n_inputs = one.connections.shape
-                total += count * seconds(by_cells, n_inputs, n_outputs * pixels, samples,
-                                         shares_lines)
+                of_group, calls = cost(by_cells, n_inputs, n_outputs * pixels, samples,
+                                       shares_lines)
                 if pixels > 1:  # the output's pixels are put where they belong, or fetched
-                    total += (count * n_outputs * _pixels(convolution)
-                              * (MOVED_NUMBER + RUN / samples))
+                    of_group += (n_outputs * _pixels(convolution)
+                                 * (MOVED_NUMBER + RUN / samples))
+                turns = 1 if one.input_run is not None else count
+                total += count * of_group + turns * calls * CALL / samples
             name = f"columns of {maps}" + f" by cells of {cell[0]}x{cell[1]}" * (pixels > 1)
             yield Way(name + ", lines shared" * shares_lines, groups, 0, total, cell=cell,
                       shares_lines=shares_lines)
@@ -138,22 +152,27 @@ def _seconds_of_matrices(convolution, n_outputs, depth, samples):
 
 
 def _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
-    """Columns copied, and a product by them."""
+    """Columns copied, and a product by them: the seconds of a group, and the calls of NumPy for as
+    many groups as are computed at once."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
-    seconds = _product(n_outputs, depth, pixels) + 4 * CALL / samples
-    if not shares_lines:
-        return seconds + depth * pixels * _moved(convolution, samples)
-    return (seconds + _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
-            + _seconds_of_matrices(convolution, n_outputs, depth, samples))
+    seconds = _product(n_outputs, depth, pixels)
+    if shares_lines:
+        seconds += _seconds_of_matrices(convolution, n_outputs, depth, samples)
+        copied = _line_numbers(convolution, n_inputs)
+    else:
+        copied = depth * pixels
+    return seconds + copied * _moved(convolution, samples), 4
 
 
 def _weight_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
     """The same, and of shared lines the gradients of all output rows added up."""
-    seconds = _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines)
+    seconds, calls = _forward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines)
+    depth = n_inputs * convolution.area
     if shares_lines:
-        depth = n_inputs * convolution.area
         seconds += _seconds_of_matrices(convolution, n_outputs, depth, samples)
-    return seconds
+    else:
+        seconds += (LONG_SUMS - 1) * _product(n_outputs, depth, _pixels(convolution))
+    return seconds, calls
 
 
 def _backward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines):
@@ -161,14 +180,14 @@ def _backward_by_columns(convolution, n_inputs, n_outputs, samples, shares_lines
     lines and then by shifts."""
     depth, pixels = n_inputs * convolution.area, _pixels(convolution)
     product = _product(depth, n_outputs, pixels)
-    moved = MOVED_NUMBER + RUN / (samples * convolution.out_size[1])
+    added = ADDED_NUMBER + 2 * RUN / (samples * convolution.out_size[1])
     if shares_lines:
         steps = convolution.kernel[0] / convolution.stride[0] + convolution.kernel[1]
         lines = _line_numbers(convolution, n_inputs) * _moved(convolution, samples)
         return (product + _seconds_of_matrices(convolution, n_outputs, depth, samples)
-                + 2 * (depth * pixels * MOVED_NUMBER + lines) + (3 + steps) * CALL / samples)
+                + depth * pixels * ADDED_NUMBER + 2 * lines), 3 + steps
     shifts = convolution.area / prod(convolution.stride)
-    return product + 2 * depth * pixels * moved + (2 + 2 * shifts) * CALL / samples
+    return product + depth * pixels * added, 2 + 2 * shifts
 
 
 def _by_rows(maps, groups, convolution, samples, *, moves, is_transposed=False):
@@ -179,7 +198,7 @@ def _by_rows(maps, groups, convolution, samples, *, moves, is_transposed=False):
 
     def seconds(lines):
         pixels = height // lines * convolution.padded_size[1]
-        copied = in_maps * window_rows(convolution, lines) * pixels * MOVED_NUMBER
+        copied = in_maps * window_rows(convolution, lines) * pixels * ROW_NUMBER
         return copied + sum(_seconds_by_rows(one, convolution, lines, pixels, samples, moves)
                             for one in groups)
 
@@ -193,13 +212,13 @@ def _seconds_by_rows(groups, convolution, lines, pixels, samples, moves):
     rows = convolution.kernel[1] * n_outputs * lines
     depth = n_inputs * window_rows(convolution, lines)
     chosen = 0 if groups.input_run is not None else depth * pixels * CHOSEN_NUMBER
-    return (count * (_product(rows, depth, pixels) + (1 + moves) * rows * pixels * MOVED_NUMBER
-                     + chosen)
+    product = _product(rows, depth, pixels, EXTRA_ROWS_BY_ROWS, EXTRA_DEPTH_BY_ROWS)
+    return (count * (product + (1 + moves) * rows * pixels * ROW_NUMBER + chosen)
             + 12 * CALL / samples)
 
 
-def _product(rows, depth, columns):
-    return MULTIPLY_ADD * (rows + EXTRA_ROWS) * (depth + EXTRA_DEPTH) * columns
+def _product(rows, depth, columns, extra_rows=EXTRA_ROWS, extra_depth=EXTRA_DEPTH):
+    return MULTIPLY_ADD * (rows + extra_rows) * (depth + extra_depth) * columns
 
 
 def _pixels(convolution):

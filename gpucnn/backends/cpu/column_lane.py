@@ -1,0 +1,134 @@
+"""What computes blocks of samples by columns: views of memory are made once, for many blocks.
+
+Threads share Python's lock: what Python does between two of NumPy's calls, all of them wait for.
+"""
+
+import numpy as np
+
+from gpucnn.backends.cpu.arrays import scratch
+from gpucnn.backends.cpu.column_bands import Band, GradBand, run
+
+# Of columns that are made at once. It is more than a core's L2 cache, since between NumPy's calls
+# threads wait for each other.
+COLUMN_BYTES = 3 * 1024 * 1024
+
+
+class ColumnForward:
+    """Convolves blocks of so many samples by `ColumnProducts`, in scratch arrays of a workspace."""
+
+    def __init__(self, products, samples, workspace):
+        self._cell = products.cell
+        self._bands = _bands(products, samples, workspace)
+
+    def on(self, source, target):
+        """A function (read, written) that convolves the samples `read` of source (maps, height,
+        width, samples) into those `written` of target (out_maps, out_height, out_width, samples);
+        it yields slices of output rows as they are done."""
+        target, rows_of_cell = in_cells(target, self._cell), self._cell[0]
+        bands = [(slice(rows.start * rows_of_cell, rows.stop * rows_of_cell),
+                  [band.convolving(source, target[:, :, :, rows]) for band in bands])
+                 for rows, bands in self._bands]
+
+        def convolve(read, written):
+            for rows, calls in bands:
+                for call in calls:
+                    call(read, written)
+                yield rows
+
+        return convolve
+
+
+class ColumnWeightGradient:
+    """The gradient by the weights that blocks' dz give: a contiguous array, as the target of
+    `ColumnForward` or `in_cells`."""
+
+    def __init__(self, products, dz, workspace):
+        dz = _in_cells(dz, products.cell)
+        self._bands = []
+        for rows, bands in _bands(products, dz.shape[-1], workspace):
+            calls, band_dz = _band_of(dz, rows, products, workspace)
+            self._bands.append((calls, [(band, band.adding(band_dz)) for band in bands]))
+
+    def on(self, source):
+        """A function (read, gradients) that adds what the samples `read` of source give."""
+        bands = [(calls, [(band.filling(source), add) for band, add in stacks])
+                 for calls, stacks in self._bands]
+
+        def add_all(read, gradients):
+            for calls, stacks in bands:
+                run(calls)
+                for fill, add in stacks:
+                    fill(read)
+                    add(gradients)
+
+        return add_all
+
+
+class ColumnInputGradient:
+    """The gradient by the input, of so many maps, that blocks' dz give."""
+
+    def __init__(self, products, dz, maps, workspace):
+        self._columns = columns = products.columns
+        dz = _in_cells(dz, products.cell)
+        self._sums = columns.sums(maps, dz.shape[-1], dz.dtype, workspace)
+        self._calls = [(self._sums.fill, 0)]
+        for rows in _rows(products, columns.grad_row_numbers, dz.shape[-1]):
+            calls, band_dz = _band_of(dz, rows, products, workspace)
+            self._calls += calls
+            for stack in products.stacks:
+                band = GradBand(columns, stack, rows, band_dz, workspace)
+                self._calls += band.calls + columns.additions(
+                    band.grad_columns, self._sums, stack.inputs, rows, workspace)
+
+    def on(self, target):
+        """A function (written) that sets those samples of target (maps, height, width, samples), of
+        the input with its padding."""
+        def compute(written):
+            run(self._calls)
+            self._columns.put(self._sums, target[..., written])
+
+        return compute
+
+
+def in_cells(maps, cell):
+    """A view (maps, *cell, rows of cells, cells in a row, samples) of maps (maps, height, width,
+    samples)."""
+    count, height, width, samples = maps.shape
+    rows, columns = cell
+    return maps.reshape(count, height // rows, rows, width // columns, columns, samples,
+                        copy=False).transpose(0, 2, 4, 1, 3, 5)
+
+
+def _in_cells(dz, cell):
+    return dz if dz.ndim == 6 else in_cells(dz, cell)
+
+
+def _bands(products, samples, workspace):
+    """(slice of rows of cells, `Band` of each stack)."""
+    return [(rows, [Band(products.columns, stack, rows, samples, workspace)
+                    for stack in products.stacks])
+            for rows in _rows(products, products.columns.row_numbers, samples)]
+
+
+def _band_of(dz, rows, products, workspace):
+    """Calls that make ready a band of dz, and the band: contiguous if maps are gathered from it."""
+    band = dz[:, :, :, rows]
+    gathers = any(stack.outputs is None for stack in products.stacks)
+    if band.flags.c_contiguous or not gathers:
+        return [], band
+    copy = scratch(workspace, "conv2d.band_dz", band.shape, band.dtype)
+    return [(np.copyto, copy, band)], copy
+
+
+def _rows(products, row_numbers, samples):
+    """Slices of rows of cells, as many as keep a stack's columns, and what is gathered to multiply
+    them by, within `COLUMN_BYTES`."""
+    height, width = products.columns.out_size
+
+    def numbers(stack):
+        groups, outputs, _ = stack.matrices.shape
+        gathered = outputs * width if stack.outputs is None else 0
+        return groups * (row_numbers(stack.n_inputs) + gathered) * stack.matrices.itemsize
+
+    count = max(1, COLUMN_BYTES // (max(map(numbers, products.stacks)) * samples))
+    return [slice(first, min(first + count, height)) for first in range(0, height, count)]

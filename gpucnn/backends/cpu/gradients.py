@@ -1,0 +1,160 @@
+"""Both gradients of a convolution, a block of samples at a time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.cpu.arrays import samples_last, scratch
+from gpucnn.backends.cpu.blocks import ALL, Target
+from gpucnn.backends.cpu.ways import input_ways, weight_ways
+
+
+class Gradient:
+    """The cheapest ways for blocks of so many samples. `cell`: the output pixels that lie together
+    in a block's dz. Load weights before use."""
+
+    def __init__(self, connections, convolution, samples, dtype, needs_grad_input):
+        by_weight = weight_ways(connections, convolution, samples)[0]
+        self.by_weight = by_weight.products(convolution, dtype)
+        self._by_input = None
+        if needs_grad_input:
+            by_input = input_ways(connections, convolution, samples)[0]
+            make = _ByConvolving if by_input.is_transposed else _ByInput
+            self._by_input = make(connections, convolution, by_input.products(convolution, dtype))
+        same = not needs_grad_input or by_input.cell == by_weight.cell
+        self.cell = by_weight.cell if same else (1, 1)
+        self._shape = connections.out_maps, *convolution.out_size
+        self._dtype = dtype
+
+    def load(self, weight):
+        """Compute with these weights (n_connections, *kernel) from now on."""
+        self.by_weight.load(weight)
+        if self._by_input is not None:
+            self._by_input.load(weight)
+
+    def lane(self, samples, memory):
+        """A `Lane` for blocks of so many samples."""
+        (maps, height, width), cell = self._shape, self.cell
+        dz = scratch(memory, "conv2d.dz", (
+            maps, *cell, height // cell[0], width // cell[1], samples), self._dtype)
+        pixels = dz if cell != (1, 1) else dz[:, 0, 0]
+        return Lane(dz, self.by_weight.weight_gradient(pixels, memory),
+                    self._by_input and self._by_input.lane(pixels, memory))
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What computes the gradients of a block from its dz (out_maps, *cell, rows of cells, cells of
+    a row, samples). `by_input` is None where nobody needs it."""
+
+    dz: np.ndarray
+    by_weight: Any
+    by_input: Any
+
+
+class _ByInput:
+    """The gradient by the input that products by columns or rows add up."""
+
+    def __init__(self, connections, convolution, products):
+        self.maps = connections.in_maps
+        self.convolution = convolution
+        self.products = products
+
+    def load(self, weight):
+        self.products.load(weight)
+
+    def lane(self, dz, memory):
+        padded = None
+        if self.convolution.padding != (0, 0):
+            padded = scratch(memory, "conv2d.grad_source", (
+                self.maps, *self.convolution.padded_size, dz.shape[-1]), dz.dtype)
+        return _InputLane(self, self.products.input_gradient(dz, self.maps, memory), padded,
+                          dz.shape[-1], memory)
+
+
+class _InputLane:
+    """The same for blocks of so many samples; `padded`: memory for the gradient by an input with
+    padding, None without."""
+
+    def __init__(self, gradient, lane, padded, samples, memory):
+        self._gradient = gradient
+        self._lane = lane
+        self._padded = padded
+        self._samples = samples
+        self._memory = memory
+
+    def on(self, grad_input):
+        """A function (block) that sets the block's samples of grad_input (samples, maps, height,
+        width)."""
+        if self._padded is not None:
+            return self._within_padding(samples_last(grad_input))
+        target = Target(grad_input, self._samples, self._gradient.products, "conv2d.grad_source",
+                        self._memory)
+        compute = self._lane.on(target.maps)
+
+        def work(block):
+            compute(target.place(block))
+            target.store(block)
+
+        return work
+
+    def _within_padding(self, target):
+        compute = self._lane.on(self._padded)
+        inner = self._gradient.convolution.unpadded(self._padded)
+
+        def work(block):
+            compute(ALL)
+            np.copyto(target[..., block], inner)
+
+        return work
+
+
+class _ByConvolving:
+    """The gradient by the input as a convolution of dz, spread out, with the mirrored kernel."""
+
+    def __init__(self, connections, convolution, products):
+        self.unseen = np.flatnonzero(connections.fan_out == 0)
+        self.products = products
+        self._convolution = convolution
+
+    def load(self, weight):
+        self.products.load(weight[:, ::-1, ::-1])
+
+    def lane(self, dz, memory):
+        samples = dz.shape[-1]  # in its name: no other block size writes where zeros stay
+        spread = scratch(memory, f"conv2d.spread of {samples}", (
+            len(dz), *self._convolution.transposed.size, samples), dz.dtype)
+        return _ConvolvingLane(self, self.products.forward(samples, memory), dz, spread,
+                               self._convolution.spread(spread), memory)
+
+
+class _ConvolvingLane:
+    """The same for blocks of so many samples; `inner`: where dz stands in `spread`."""
+
+    def __init__(self, gradient, lane, dz, spread, inner, memory):
+        self._gradient = gradient
+        self._lane = lane
+        self._dz = dz
+        self._spread = spread
+        self._inner = inner
+        self._memory = memory
+
+    def on(self, grad_input):
+        """A function (block) that sets the block's samples of grad_input (samples, maps, height,
+        width)."""
+        gradient = self._gradient
+        target = Target(grad_input, self._dz.shape[-1], gradient.products, "conv2d.grad_source",
+                        self._memory)
+        convolve = self._lane.on(self._spread, target.maps)
+        self._spread.fill(0)
+
+        def work(block):
+            np.copyto(self._inner, self._dz)
+            written = target.place(block)
+            for _ in convolve(ALL, written):
+                pass
+            target.maps[gradient.unseen, ..., written] = 0
+            target.store(block)
+
+        return work

@@ -1,0 +1,143 @@
+"""conv2d on NumPy: blocks of samples, threads, and what a workspace keeps."""
+
+import importlib
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from gpucnn import ConnectionTable, get_backend
+from gpucnn.backends.base import Workspace
+from gpucnn.backends.cpu import column_bands, column_lane
+from gpucnn.backends.cpu.convolution import Convolution
+from tests.cases import Conv2dCase
+
+conv2d = importlib.import_module("gpucnn.backends.cpu.conv2d")  # the package has the op's name
+
+
+@pytest.fixture
+def cpu():
+    return get_backend("cpu")
+
+
+LARGE = Conv2dCase(ConnectionTable.grouped(16, 16, 2), 70, (12, 12), (3, 3), padding=(1, 1))
+
+
+@pytest.fixture
+def divided(monkeypatch):
+    """Blocks of few samples, and threads for any work."""
+    monkeypatch.setattr(conv2d, "MOST_SAMPLES", 4)
+    monkeypatch.setattr(conv2d, "FEWEST_SAMPLES", 2)
+    monkeypatch.setattr(conv2d, "WORTH_A_THREAD", 1)
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "batch-last"])
+def test_any_number_of_threads_gives_the_same_bits(memory, cpu, divided):
+    results = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            results.append(LARGE.check(cpu, layout=memory, workspace=Workspace(cpu)))
+    for others in results[1:]:
+        for name, array in others.items():
+            np.testing.assert_array_equal(array, results[0][name], name)
+
+
+def test_as_many_threads_work_as_numpy_s_products_may_use(cpu, divided, monkeypatch):
+    asked = []
+    real = conv2d._workers
+    monkeypatch.setattr(conv2d, "_workers", lambda threads: asked.append(threads) or real(threads))
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            LARGE.run(cpu)
+    with threadpool_limits(2, user_api="blas"), cpu.computing():
+        LARGE.run(cpu)
+    assert asked == [2, 2]  # forward and backward; a single thread needs no workers
+
+
+def test_a_small_batch_of_little_work_is_one_block():
+    convolution = Convolution((14, 14), (5, 5), (1, 1), (0, 0))
+    blocks = conv2d._blocks(16, ConnectionTable.lenet5_c3(), convolution, 4)
+    assert blocks == [slice(0, 16)]
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 33, 256, 1000])
+def test_blocks_are_all_samples_one_after_the_other(samples):
+    convolution = Convolution((32, 32), (3, 3), (1, 1), (0, 0))
+    blocks = conv2d._blocks(samples, ConnectionTable.full(64, 64), convolution, 4)
+    assert [number for block in blocks for number in range(samples)[block]] == list(range(samples))
+
+
+def test_a_workspace_is_used_again(cpu):
+    taken = []
+
+    class Watched(Workspace):
+        def take(self, name, shape, dtype):
+            array = super().take(name, shape, dtype)
+            taken.append((name, array.__array_interface__["data"][0]))
+            return array
+
+    workspace = Watched(cpu)
+    with threadpool_limits(1, user_api="blas"):
+        LARGE.run(cpu, workspace=workspace)
+        first = set(taken)
+        taken.clear()
+        LARGE.run(cpu, workspace=workspace)
+    assert set(taken) <= first
+
+
+IN_PLACE = {
+    "Table I": Conv2dCase(ConnectionTable.lenet5_c3(), 11, (14, 14), (5, 5)),
+    "groups": Conv2dCase(ConnectionTable.grouped(6, 9, 3), 11, (9, 8), (4, 3)),
+    "strided": Conv2dCase(ConnectionTable.full(3, 5), 11, (10, 9), (3, 3), (2, 2)),
+    "uneven": Conv2dCase(ConnectionTable.random(8, 6, density=0.4, seed=2), 11, (7, 8), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("case", IN_PLACE.values(), ids=IN_PLACE)
+@pytest.mark.parametrize("pixel_by_pixel", [True, False])
+@pytest.mark.parametrize("band", [1, 1 << 20])
+def test_blocks_are_read_and_written_in_batch_last_arrays(case, pixel_by_pixel, band, cpu, divided,
+                                                          monkeypatch):
+    monkeypatch.setattr(column_bands, "FEWEST_SAMPLES_APART", 1 if pixel_by_pixel else 1000)
+    monkeypatch.setattr(column_lane, "COLUMN_BYTES", band)
+    in_place = []
+    writing = column_bands.Band._multiplying_by_pixel
+    monkeypatch.setattr(column_bands.Band, "_multiplying_by_pixel",
+                        lambda *arguments: in_place.append(arguments) or writing(*arguments))
+
+    def allocate(shape, dtype):
+        return cpu.empty_batch(shape, dtype) if len(shape) == 4 else cpu.empty(shape, dtype)
+
+    case.check(cpu, layout="batch-last", allocate=allocate)
+    assert bool(in_place) == pixel_by_pixel
+
+
+def test_a_workspace_serves_other_weights_sizes_and_tables_in_turn(cpu, divided):
+    workspace = Workspace(cpu)
+    cases = [replace(case, samples=samples, seed=seed) for seed, (case, samples) in enumerate(
+        product((*IN_PLACE.values(), LARGE), (3, 9, 3, 10)))]
+    for case in [*cases, *cases[::-1], *cases[::3]]:
+        case.check(cpu, workspace=workspace)
+
+
+def test_zeros_around_maps_stay_whatever_the_block_s_size(cpu, divided):
+    """Blocks of 4 and of 3 samples, padded, and by a convolution of the output's gradient."""
+    case = Conv2dCase(ConnectionTable.one_to_one(6), 11, (5, 5), (3, 3), padding=(1, 1))
+    workspace = Workspace(cpu)
+    with threadpool_limits(1, user_api="blas"):
+        for samples in (11, 3, 11, 4):
+            replace(case, samples=samples).check(cpu, workspace=workspace)
+
+
+def test_what_is_kept_is_made_anew_when_memory_has_grown(cpu):
+    workspace = Workspace(cpu)
+    first = workspace.keep("views", lambda: workspace.take("x", (3,), np.float32))
+    assert workspace.keep("views", lambda: None) is first
+    workspace.take("x", (2,), np.float32)
+    assert workspace.keep("views", lambda: None) is first
+    workspace.take("x", (4,), np.float32)
+    second = workspace.keep("views", lambda: workspace.take("x", (3,), np.float32))
+    assert second is not first
+    assert not np.shares_memory(first, second)
