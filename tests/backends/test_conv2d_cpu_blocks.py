@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from gpucnn import ConnectionTable, get_backend
 from gpucnn.backends.base import Workspace
-from gpucnn.backends.cpu import column_bands, column_lane
+from gpucnn.backends.cpu import column_bands, column_lane, stacks
 from gpucnn.backends.cpu.convolution import Convolution
 from tests.cases import Conv2dCase
 
@@ -102,6 +102,7 @@ def test_blocks_are_read_and_written_in_batch_last_arrays(case, pixel_by_pixel, 
                                                           monkeypatch):
     monkeypatch.setattr(column_bands, "FEWEST_SAMPLES_APART", 1 if pixel_by_pixel else 1000)
     monkeypatch.setattr(column_lane, "COLUMN_BYTES", band)
+    monkeypatch.setattr(stacks, "COLUMN_BYTES", band)
     in_place = []
     writing = column_bands.Band._multiplying_by_pixel
     monkeypatch.setattr(column_bands.Band, "_multiplying_by_pixel",

@@ -19,7 +19,7 @@ class Source:
         self._x = samples_last(x)
         self._block = None
         if convolution.padding == (0, 0):
-            if _is_taken(self._x, samples, products):
+            if _is_taken(self._x, samples, products.reads_any_strides):
                 self.maps = self._x
             else:
                 self.maps = self._block = scratch(memory, "conv2d.x", (
@@ -44,7 +44,7 @@ class Target:
 
     def __init__(self, out, samples, products, name, memory):
         self._out = self.maps = samples_last(out)
-        if not _is_taken(self._out, samples, products):
+        if not _is_taken(self._out, samples, products.writes_any_strides):
             self.maps = scratch(memory, name, (*self._out.shape[:-1], samples), out.dtype)
 
     def place(self, block):
@@ -57,8 +57,8 @@ class Target:
             np.copyto(self._out[..., block], self.maps)
 
 
-def _is_taken(maps, samples, products):
-    """Whether products take an array samples last as it is, for blocks of so many samples."""
-    if products.takes_any_strides:
+def _is_taken(maps, samples, of_any_strides):
+    """Whether an array samples last is taken as it is, for blocks of so many samples."""
+    if of_any_strides:
         return maps.strides[-1] == maps.itemsize
     return maps.shape[-1] == samples and maps.flags.c_contiguous

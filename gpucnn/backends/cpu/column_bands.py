@@ -21,7 +21,7 @@ class _Factors:
 
     def __init__(self, columns, stack, rows, samples, workspace):
         self._columns = columns
-        self._stack = stack
+        self.stack = stack
         self._rows = rows
         self._count = rows.stop - rows.start
         self._pixels = self._count, columns.out_size[1], samples
@@ -29,13 +29,13 @@ class _Factors:
         self._groups, self._n_rows, self._depth = stack.matrices.shape
 
     def _scratch(self, name, shape):
-        return scratch(self._workspace, f"conv2d.{name}", shape, self._stack.matrices.dtype)
+        return scratch(self._workspace, f"conv2d.{name}", shape, self.stack.matrices.dtype)
 
     def _dz(self, band):
         """Calls that bring a band of dz, contiguous if the stack's maps are gathered from it, to
         matrices (groups, outputs * pixels of a cell, pixels * samples), and these as the windows'
         are multiplied."""
-        stack, calls = self._stack, []
+        stack, calls = self.stack, []
         if stack.outputs is None:
             maps = self._scratch("chosen_dz", (len(stack.output_maps), *band.shape[1:]))
             calls.append((_choose, band, stack.output_maps, maps))
@@ -81,7 +81,7 @@ class Band(_Factors):
             total = self._scratch("gradient_term", (self._groups, self._depth, self._n_rows))
             calls.append((np.add.reduce, terms, 1, None, total))
             terms = total
-        number, part = self._stack.number, self._stack.part
+        number, part = self.stack.number, self.stack.part
 
         def add(gradients):
             run(calls)
@@ -91,7 +91,7 @@ class Band(_Factors):
 
     def filling(self, source):
         """A function (read) that brings the windows of those samples to the columns."""
-        stack, copies = self._stack, self._copies
+        stack, copies = self.stack, self._copies
         if isinstance(stack.inputs, slice):
             windows = self._columns.windows(source[stack.inputs], self._groups, self._rows)
             return lambda read: np.copyto(copies, windows[..., read])
@@ -107,7 +107,7 @@ class Band(_Factors):
     def _writing(self, band):
         """A function (written) that multiplies and, if that leaves it to be done, one that brings
         the product to the stack's maps of a band."""
-        stack, samples = self._stack, self._pixels[-1]
+        stack, samples = self.stack, self._pixels[-1]
         maps = None if stack.outputs is None else band[stack.outputs]
         rows = _reshaped(maps, (self._groups, self._n_rows, *band.shape[3:]))
         if rows is not None and band.shape[-1] == samples:

@@ -7,10 +7,7 @@ import numpy as np
 
 from gpucnn.backends.cpu.arrays import scratch
 from gpucnn.backends.cpu.column_bands import Band, GradBand, run
-
-# Of columns that are made at once. It is more than a core's L2 cache, since between NumPy's calls
-# threads wait for each other.
-COLUMN_BYTES = 3 * 1024 * 1024
+from gpucnn.backends.cpu.stacks import COLUMN_BYTES, adding_stacks, reading_stacks
 
 
 class ColumnForward:
@@ -46,7 +43,7 @@ class ColumnWeightGradient:
         dz = _in_cells(dz, products.cell)
         self._bands = []
         for rows, bands in _bands(products, dz.shape[-1], workspace):
-            calls, band_dz = _band_of(dz, rows, products, workspace)
+            calls, band_dz = _band_of(dz, rows, [band.stack for band in bands], workspace)
             self._bands.append((calls, [(band, band.adding(band_dz)) for band in bands]))
 
     def on(self, source):
@@ -70,22 +67,24 @@ class ColumnInputGradient:
     def __init__(self, products, dz, maps, workspace):
         self._columns = columns = products.columns
         dz = _in_cells(dz, products.cell)
-        self._sums = columns.sums(maps, dz.shape[-1], dz.dtype, workspace)
+        samples = dz.shape[-1]
+        self._sums = columns.sums(maps, samples, dz.dtype, workspace)
         self._calls = [(self._sums.fill, 0)]
-        for rows in _rows(products, columns.grad_row_numbers, dz.shape[-1]):
-            calls, band_dz = _band_of(dz, rows, products, workspace)
+        stacks, self._order = adding_stacks(products, samples, maps)
+        for rows in _rows(columns, columns.grad_row_numbers, stacks, samples):
+            calls, band_dz = _band_of(dz, rows, stacks, workspace)
             self._calls += calls
-            for stack in products.stacks:
+            for stack in stacks:
                 band = GradBand(columns, stack, rows, band_dz, workspace)
                 self._calls += band.calls + columns.additions(
-                    band.grad_columns, self._sums, stack.inputs, rows, workspace)
+                    band.grad_columns, self._sums, stack.place, rows, workspace)
 
     def on(self, target):
         """A function (written) that sets those samples of target (maps, height, width, samples), of
         the input with its padding."""
         def compute(written):
             run(self._calls)
-            self._columns.put(self._sums, target[..., written])
+            self._columns.put(self._sums, target[..., written], self._order)
 
         return compute
 
@@ -105,30 +104,29 @@ def _in_cells(dz, cell):
 
 def _bands(products, samples, workspace):
     """(slice of rows of cells, `Band` of each stack)."""
-    return [(rows, [Band(products.columns, stack, rows, samples, workspace)
-                    for stack in products.stacks])
-            for rows in _rows(products, products.columns.row_numbers, samples)]
+    columns, stacks = products.columns, reading_stacks(products, samples)
+    return [(rows, [Band(columns, stack, rows, samples, workspace) for stack in stacks])
+            for rows in _rows(columns, columns.row_numbers, stacks, samples)]
 
 
-def _band_of(dz, rows, products, workspace):
+def _band_of(dz, rows, stacks, workspace):
     """Calls that make ready a band of dz, and the band: contiguous if maps are gathered from it."""
     band = dz[:, :, :, rows]
-    gathers = any(stack.outputs is None for stack in products.stacks)
-    if band.flags.c_contiguous or not gathers:
+    if band.flags.c_contiguous or all(stack.outputs is not None for stack in stacks):
         return [], band
     copy = scratch(workspace, "conv2d.band_dz", band.shape, band.dtype)
     return [(np.copyto, copy, band)], copy
 
 
-def _rows(products, row_numbers, samples):
+def _rows(columns, row_numbers, stacks, samples):
     """Slices of rows of cells, as many as keep a stack's columns, and what is gathered to multiply
     them by, within `COLUMN_BYTES`."""
-    height, width = products.columns.out_size
+    height, width = columns.out_size
 
     def numbers(stack):
         groups, outputs, _ = stack.matrices.shape
         gathered = outputs * width if stack.outputs is None else 0
         return groups * (row_numbers(stack.n_inputs) + gathered) * stack.matrices.itemsize
 
-    count = max(1, COLUMN_BYTES // (max(map(numbers, products.stacks)) * samples))
+    count = max(1, COLUMN_BYTES // (max(map(numbers, stacks)) * samples))
     return [slice(first, min(first + count, height)) for first in range(0, height, count)]

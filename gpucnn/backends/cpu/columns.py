@@ -74,13 +74,14 @@ class Columns:
                  if self._has_phases else (maps, height, width, samples))
         return scratch(workspace, "conv2d.sums", shape, dtype)
 
-    def put(self, sums, target):
-        """Write complete sums to target (maps, height, width, samples), of any strides."""
+    def put(self, sums, target, order=None):
+        """Write complete sums to target (maps, height, width, samples), of any strides; `order`:
+        the maps that they belong to, if it is not their own order."""
         if self._has_phases:
             maps, vertical, horizontal, rows, columns, samples = sums.shape
             target = target.reshape(maps, rows, vertical, columns, horizontal, samples, copy=False)
             sums = sums.transpose(0, 3, 1, 4, 2, 5)
-        np.copyto(target, sums)
+        target[... if order is None else order] = sums
 
     def additions(self, grad_columns, sums, maps, rows, workspace):
         """Calls, (function, *arguments), that add the gradient by the columns of a slice of output

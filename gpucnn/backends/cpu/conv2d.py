@@ -13,10 +13,11 @@ from gpucnn.backends.base import Conv2dGradients, Workspace
 from gpucnn.backends.cpu.activation import squash, times_slope
 from gpucnn.backends.cpu.arrays import given_or_new, samples_last, scratch, sum_rows
 from gpucnn.backends.cpu.blocks import Source, Target
-from gpucnn.backends.cpu.column_lane import COLUMN_BYTES, in_cells
+from gpucnn.backends.cpu.column_lane import in_cells
 from gpucnn.backends.cpu.convolution import Convolution
 from gpucnn.backends.cpu.gradients import Gradient
 from gpucnn.backends.cpu.memory import LineMemory
+from gpucnn.backends.cpu.stacks import COLUMN_BYTES
 from gpucnn.backends.cpu.threads import blas_threads, can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
 from gpucnn.backends.cpu.workers import Workers

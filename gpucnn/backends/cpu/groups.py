@@ -5,6 +5,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+MOST_PADDING = 1.25  # the largest of groups that are computed as if all had its size
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:
@@ -106,8 +108,50 @@ def sets_of_outputs(connections):
 @lru_cache(maxsize=256)
 def inputs_of_one_set(connections):
     """A group for each distinct set of output maps, with the inputs that it is joined to: of these
-    each is in one group, of the output maps in several."""
-    return tuple(groups.exchanged() for groups in sets_of_outputs(connections))
+    each is in one group, of the output maps in several. Sets of few sizes, as `merged`."""
+    return merged([groups.exchanged() for groups in sets_of_outputs(connections)], "outputs")
+
+
+@lru_cache(maxsize=256)
+def sets_of_few_sizes(connections):
+    """`sets_of_inputs`, `merged`."""
+    return merged(sets_of_inputs(connections), "inputs")
+
+
+def merged(many, side):
+    """`Groups` of fewer shapes: those whose `side`, "inputs" or "outputs", has nearly as many maps
+    have as many as the largest, one of their own several times and then joined to nothing. So
+    there are fewer and longer calls. Groups whose inputs lie together stay as they are."""
+    if all(groups.input_run is not None for groups in many):
+        return tuple(many)
+    axis = ("outputs", "inputs").index(side) + 1  # of the connections
+    left = sorted(many, key=lambda groups: (groups.connections.shape[3 - axis],
+                                            groups.connections.shape[axis]))
+    found = []
+    while left:
+        shape = left[0].connections.shape
+        alike = [groups for groups in left
+                 if groups.connections.shape[3 - axis] == shape[3 - axis]
+                 and groups.connections.shape[axis] <= MOST_PADDING * shape[axis]]
+        found.append(_padded(alike, axis))
+        left = left[len(alike):]
+    return tuple(found)
+
+
+def _padded(many, axis):
+    """`Groups` of several shapes as one; `axis`: that of the connections in which they differ."""
+    size = max(groups.connections.shape[axis] for groups in many)
+    sides, connections = ([], []), []
+    for groups in many:
+        more = size - groups.connections.shape[axis]
+        for side, maps in enumerate((groups.outputs, groups.inputs), start=1):
+            width = (0, 0), (0, more * (side == axis))
+            sides[side - 1].append(np.pad(maps, width, mode="edge"))
+        width = (0, 0), (0, more * (axis == 1)), (0, more * (axis == 2))
+        connections.append(np.pad(groups.connections, width,
+                                  constant_values=groups.n_connections))
+    outputs, inputs = map(np.concatenate, sides)
+    return Groups(inputs, outputs, np.concatenate(connections), many[0].n_connections)
 
 
 def _run(maps):

@@ -27,22 +27,23 @@ class ColumnProducts:
     """The products of a table's `Groups` by columns. `cell`: the output pixels of a column, (rows,
     columns); `columns`: `Columns` or `Lines`. Load weights before use."""
 
+    writes_any_strides = True
+
     def __init__(self, convolution, groups, dtype, cell=(1, 1), columns=Columns):
         self.cell = cell
         self.columns = columns(convolution.by_cells(cell))
         make = _WholeKernel if cell == (1, 1) else _cell_weights
         self._parts = [make(one, convolution, cell, columns.in_order) for one in groups]
-        self._matrices = [empty(part.shape, dtype) for part in self._parts]
-        self.stacks = [Stack(one, number, some, matrices[some])
-                       for number, (one, matrices)
-                       in enumerate(zip(groups, self._matrices, strict=True))
-                       for some in _turns(one)]
-        # Whether maps may lie apart in memory, those that are read and those that are written.
-        self.takes_any_strides = all(isinstance(stack.inputs, slice) for stack in self.stacks)
+        self.matrices = [empty(part.shape, dtype) for part in self._parts]
+        self.groups = groups
+        inputs = np.concatenate([one.inputs.reshape(-1) for one in groups])
+        # Whether each input map is in one group at most, and whether all read maps as they lie.
+        self.inputs_are_apart = len(np.unique(inputs)) == len(inputs)
+        self.reads_any_strides = all(one.input_run is not None for one in groups)
 
     def load(self, weight):
         """Compute with these weights (n_connections, *kernel) from now on."""
-        for part, matrices in zip(self._parts, self._matrices, strict=True):
+        for part, matrices in zip(self._parts, self.matrices, strict=True):
             part.put_matrices(weight, matrices)
 
     def forward(self, samples, workspace):
@@ -56,39 +57,12 @@ class ColumnProducts:
 
     def no_gradient(self):
         """Arrays for blocks' gradients to be added to."""
-        return [zeros(matrices.swapaxes(1, 2).shape, matrices.dtype) for matrices in self._matrices]
+        return [zeros(matrices.swapaxes(1, 2).shape, matrices.dtype) for matrices in self.matrices]
 
     def finish_gradient(self, gradients, grad_weight):
         """Write gradients that are complete into grad_weight."""
         for part, gradient in zip(self._parts, gradients, strict=True):
             part.put_gradient(gradient, grad_weight)
-
-
-class Stack:
-    """Some groups that are computed by one call: their `matrices` (groups, outputs * pixels of a
-    cell, inputs * pixels of a window), those of `part` of the `Groups` with this `number`; and
-    their maps, an index of `inputs`, and of `outputs` if these lie together."""
-
-    def __init__(self, groups, number, part, matrices):
-        self.number = number
-        self.part = part
-        self.matrices = matrices
-        self.n_inputs = groups.connections.shape[2]
-        self.output_maps = groups.outputs[part].reshape(-1)
-        if len(matrices) == 1:
-            self.inputs = groups.input_indices[part.start]
-            self.outputs = groups.output_indices[part.start]
-        else:
-            self.inputs, self.outputs = groups.input_run, groups.output_run
-        if not isinstance(self.outputs, slice):
-            self.outputs = None
-
-
-def _turns(groups):
-    """Slices of groups that are computed at once: all where their input maps lie together."""
-    count = len(groups.inputs)
-    return ([slice(0, count)] if groups.input_run is not None
-            else [slice(number, number + 1) for number in range(count)])
 
 
 class _WholeKernel:

@@ -26,7 +26,7 @@ class RowProducts:
     """The products of a table's `Groups` by rows. Load weights before use."""
 
     cell = (1, 1)
-    takes_any_strides = False
+    reads_any_strides = writes_any_strides = False
 
     def __init__(self, convolution, groups, lines, dtype):
         self._convolution = convolution

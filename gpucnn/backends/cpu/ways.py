@@ -15,12 +15,14 @@ from gpucnn.backends.cpu.groups import (
     inputs_of_one_set,
     one_group,
     one_group_of_outputs,
+    sets_of_few_sizes,
     sets_of_inputs,
     sets_of_outputs,
 )
 from gpucnn.backends.cpu.lines import Lines
 from gpucnn.backends.cpu.products import ColumnProducts
 from gpucnn.backends.cpu.rows import RowProducts, window_rows
+from gpucnn.backends.cpu.stacks import COLUMN_BYTES
 
 # What an estimate counts with, in seconds: on one core of an AMD EPYC (family 25, model 17), with
 # OpenBLAS's kernels for AVX-512 and with those for AVX2, the ways that are taken with these take on
@@ -38,6 +40,7 @@ CALL = 1e-6
 EXTRA_ROWS, EXTRA_DEPTH = 1.5, 10
 EXTRA_ROWS_BY_ROWS, EXTRA_DEPTH_BY_ROWS = 16, 15
 LONG_SUMS = 1.2          # times as long takes one whose sums run over all pixels
+FLOAT_BYTES = 4
 MOST_LINES = 16
 CELLS = (1, 1), (2, 2)
 
@@ -70,20 +73,22 @@ class Way:
 @lru_cache(maxsize=1024)
 def forward_ways(connections, convolution, samples):
     """The ways to convolve, the cheapest first; `samples` are computed together."""
-    return _sorted(way for maps, groups in _groupings(connections) for way in (
-        *_by_columns(maps, groups, convolution, samples, _forward_by_columns),
-        _by_rows(maps, groups, convolution, samples, moves=1)))
+    ways = [_by_rows(maps, groups, convolution, samples, moves=1)
+            for maps, groups in _groupings(connections)]
+    for maps, groups in _groupings(connections, few_sizes=True):
+        ways += _by_columns(maps, groups, convolution, samples, _forward_by_columns)
+    return _sorted(ways)
 
 
 @lru_cache(maxsize=1024)
 def weight_ways(connections, convolution, samples):
     """The ways to the gradient by the weights."""
-    ways = []
-    for maps, groups in _groupings(connections):
+    ways = [_by_rows(maps, groups, convolution, samples, moves=2)
+            for maps, groups in _groupings(connections)]
+    for maps, groups in (*_groupings(connections, few_sizes=True),
+                         ("each set of outputs", inputs_of_one_set(connections))):
         ways += _by_columns(maps, groups, convolution, samples, _weight_by_columns)
-        ways.append(_by_rows(maps, groups, convolution, samples, moves=2))
-    return _sorted([*ways, *_by_columns("each set of outputs", inputs_of_one_set(connections),
-                                        convolution, samples, _weight_by_columns)])
+    return _sorted(ways)
 
 
 @lru_cache(maxsize=1024)
@@ -104,9 +109,9 @@ def input_ways(connections, convolution, samples):
                                         convolution, samples, _backward_by_columns)])
 
 
-def _groupings(connections):
-    return (("all maps", one_group(connections)),
-            ("each set of inputs", sets_of_inputs(connections)))
+def _groupings(connections, *, few_sizes=False):
+    sets = sets_of_few_sizes if few_sizes else sets_of_inputs
+    return ("all maps", one_group(connections)), ("each set of inputs", sets(connections))
 
 
 def _sorted(ways):
@@ -128,11 +133,18 @@ def _by_columns(maps, groups, convolution, samples, cost):
                 if pixels > 1:  # the output's pixels are put where they belong, or fetched
                     of_group += (n_outputs * _pixels(convolution)
                                  * (MOVED_NUMBER + RUN / samples))
-                turns = 1 if one.input_run is not None else count
+                turns = 1 if one.input_run is not None else _turns(one, by_cells, pixels, samples)
                 total += count * of_group + turns * calls * CALL / samples
             name = f"columns of {maps}" + f" by cells of {cell[0]}x{cell[1]}" * (pixels > 1)
             yield Way(name + ", lines shared" * shares_lines, groups, 0, total, cell=cell,
                       shares_lines=shares_lines)
+
+
+def _turns(groups, convolution, pixels, samples):
+    """About how many times some groups of a shape are computed at once."""
+    count, n_outputs, n_inputs = groups.connections.shape
+    numbers = (n_inputs * convolution.area + n_outputs * pixels) * _pixels(convolution) * samples
+    return -(-count // max(1, COLUMN_BYTES // (FLOAT_BYTES * numbers)))
 
 
 def _can_share_lines(convolution):
