@@ -24,22 +24,23 @@ from gpucnn.backends.cpu.products import ColumnProducts
 from gpucnn.backends.cpu.rows import RowProducts, window_rows
 from gpucnn.backends.cpu.stacks import COLUMN_BYTES
 
-# What an estimate counts with, in seconds: on one core of an AMD EPYC (family 25, model 17), with
-# OpenBLAS's kernels for AVX-512 and with those for AVX2, the ways that are taken with these take on
-# average 6 and 10 per cent longer than the quickest would have, of 100 tables and passes.
+# What an estimate counts with, in seconds; only their proportions matter. They were fitted on an
+# AMD EPYC (family 25, model 17) to the times of all ways for 41 tables, three passes each, on one
+# thread with OpenBLAS's kernels for AVX-512 and with those for AVX2, and on two threads: what is
+# taken takes 6, 7 and 6 per cent longer than the quickest, on average.
 MULTIPLY_ADD = 1 / 60e9
-MOVED_NUMBER = 0.25e-9   # to columns, ADDED_NUMBER when they are added back
-ADDED_NUMBER = 0.4e-9
-ROW_NUMBER = 0.1e-9      # moved by rows, CHOSEN_NUMBER if their maps are chosen
-CHOSEN_NUMBER = 0.5e-9
-RUN = 8e-9               # of numbers that lie together
-CALL = 1e-6
+MOVED_NUMBER = 0.33e-9   # to columns; ADDED_NUMBER when they are added back
+ADDED_NUMBER = 0.2e-9
+ROW_NUMBER = 0.07e-9     # moved by rows; CHOSEN_NUMBER if their maps are chosen
+CHOSEN_NUMBER = 1.1e-9
+RUN = 5e-9               # of numbers that lie together
+CALL = 2e-6
 
 # A product takes as long as with so many more rows, and so much longer sums: what it reads and
 # writes takes time, too. By rows its factors lie apart in memory.
-EXTRA_ROWS, EXTRA_DEPTH = 1.5, 10
-EXTRA_ROWS_BY_ROWS, EXTRA_DEPTH_BY_ROWS = 16, 15
-LONG_SUMS = 1.2          # times as long takes one whose sums run over all pixels
+EXTRA_ROWS, EXTRA_DEPTH = 1.5, 17
+EXTRA_ROWS_BY_ROWS, EXTRA_DEPTH_BY_ROWS = 10, 17
+LONG_SUMS = 1.1          # times as long takes one whose sums run over all pixels
 FLOAT_BYTES = 4
 MOST_LINES = 16
 CELLS = (1, 1), (2, 2)
