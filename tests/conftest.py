@@ -5,6 +5,8 @@ where CuPy finds a GPU, there as well: `pytest -m cuda` runs those alone. Cases 
 every run; `pytest --hypothesis-profile search` looks for more.
 """
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
@@ -16,6 +18,9 @@ from tests.cuda_on_cpu.arrays import DeviceArray
 from tests.cuda_on_cpu.runtime import HostRuntime
 
 threadpool_limits(1, user_api="blas")  # with more, tests crawl while other programs have the cores
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL_GRID = 3  # so that every kernel loops over what one grid does not cover
 

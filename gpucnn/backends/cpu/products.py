@@ -9,7 +9,7 @@ Where one group is all maps, its matrix has zeros where nothing is joined. (A pi
 finite then reaches output maps that do not see its map, as 0 * infinity is NaN.)
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -36,10 +36,14 @@ class ColumnProducts:
         self._parts = [make(one, convolution, cell, columns.in_order) for one in groups]
         self.matrices = [empty(part.shape, dtype) for part in self._parts]
         self.groups = groups
-        inputs = np.concatenate([one.inputs.reshape(-1) for one in groups])
-        # Whether each input map is in one group at most, and whether all read maps as they lie.
-        self.inputs_are_apart = len(np.unique(inputs)) == len(inputs)
+        # Whether maps may lie apart in memory, where they are read.
         self.reads_any_strides = all(one.input_run is not None for one in groups)
+
+    @cached_property
+    def inputs_are_apart(self):
+        """Whether no input map is in two groups."""
+        inputs = np.concatenate([one.inputs.reshape(-1) for one in self.groups])
+        return len(np.unique(inputs)) == len(inputs)
 
     def load(self, weight):
         """Compute with these weights (n_connections, *kernel) from now on."""
@@ -47,12 +51,15 @@ class ColumnProducts:
             part.put_matrices(weight, matrices)
 
     def forward(self, samples, workspace):
+        """What convolves blocks of so many samples."""
         return ColumnForward(self, samples, workspace)
 
     def weight_gradient(self, dz, workspace):
+        """What gives the gradient by the weights, from an array that holds blocks' dz."""
         return ColumnWeightGradient(self, dz, workspace)
 
     def input_gradient(self, dz, maps, workspace):
+        """What gives that by an input of so many maps."""
         return ColumnInputGradient(self, dz, maps, workspace)
 
     def no_gradient(self):

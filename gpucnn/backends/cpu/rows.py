@@ -41,12 +41,15 @@ class RowProducts:
             part.load(weight)
 
     def forward(self, samples, workspace):
+        """What convolves blocks of so many samples."""
         return _Forward(self, workspace)
 
     def weight_gradient(self, dz, workspace):
+        """What gives the gradient by the weights, from an array that holds blocks' dz."""
         return _WeightGradient(self, workspace, dz)
 
     def input_gradient(self, dz, maps, workspace):
+        """What gives that by an input of so many maps."""
         return _InputGradient(self, workspace, dz)
 
     def no_gradient(self):
