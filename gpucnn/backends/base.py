@@ -55,6 +55,10 @@ class Workspace:
         self._buffers = {}
         self._kept = {}
 
+    def __getstate__(self):
+        """A copy, and what is loaded from a pickle, begins empty."""
+        return self.__dict__ | {"_buffers": {}, "_kept": {}}
+
     def take(self, name, shape, dtype):
         """A C-contiguous array of unset values that nobody else uses under this `name`."""
         dtype = np.dtype(dtype)
@@ -67,7 +71,8 @@ class Workspace:
 
     def keep(self, key, make):
         """What `make` gave before under this `key`, or gives now, views of scratch arrays among it;
-        all is made anew once a buffer has grown, since what is kept would hold the old one."""
+        all is made anew once a buffer has grown, since what is kept would hold the old one. It must
+        not hold the workspace: both would then outlive the call until Python looks for cycles."""
         kept = self._kept.get(key)
         if kept is None:
             kept = make()

@@ -1,6 +1,10 @@
 """conv2d on NumPy: blocks of samples, threads, and what a workspace keeps."""
 
+import copy
+import gc
 import importlib
+import pickle
+import weakref
 from dataclasses import replace
 from itertools import product
 
@@ -142,3 +146,51 @@ def test_what_is_kept_is_made_anew_when_memory_has_grown(cpu):
     second = workspace.keep("views", lambda: workspace.take("x", (3,), np.float32))
     assert second is not first
     assert not np.shares_memory(first, second)
+
+
+TRANSPOSED = Conv2dCase(ConnectionTable.grouped(16, 16, 16), 9, (12, 12), (3, 3), padding=(1, 1))
+
+
+@pytest.fixture
+def no_collector():
+    """No search for cycles: what is not freed at once stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("case", [*IN_PLACE.values(), LARGE, TRANSPOSED])
+def test_a_workspace_does_not_hold_the_arrays_of_a_call(case, cpu, divided, no_collector):
+    workspace, values = Workspace(cpu), case.arrays()
+    arrays = [cpu.from_host(values[name]) for name in ("x", "weight", "grad_output")]
+    output = cpu.conv2d(*arrays[:2], None, case.table, **case.options, workspace=workspace)
+    gradients = cpu.conv2d_backward(arrays[2], output, *arrays[:2], case.table, **case.options,
+                                    workspace=workspace)
+    alive = [weakref.ref(array) for array in (*arrays, output, *gradients)]
+    del arrays, output, gradients
+    assert not any(reference() is not None for reference in alive)
+
+
+@pytest.mark.parametrize("case", [*IN_PLACE.values(), LARGE, TRANSPOSED])
+def test_a_call_without_a_workspace_gives_its_memory_back(case, cpu, divided, no_collector,
+                                                          monkeypatch):
+    used = []
+
+    class Watched(Workspace):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            used.append(weakref.ref(self))
+
+    monkeypatch.setattr(conv2d, "Workspace", Watched)
+    case.run(cpu)
+    assert len(used) == 2
+    assert not any(reference() is not None for reference in used)
+
+
+def test_a_workspace_that_has_been_used_can_be_copied_and_pickled(cpu, divided):
+    workspace = Workspace(cpu)
+    LARGE.check(cpu, workspace=workspace)
+    for other in (copy.deepcopy(workspace), pickle.loads(pickle.dumps(workspace))):
+        LARGE.check(cpu, workspace=other)
+        LARGE.check(cpu, workspace=workspace)

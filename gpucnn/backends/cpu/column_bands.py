@@ -1,4 +1,7 @@
-"""The products of one stack of groups for some output rows of a block of samples."""
+"""The products of one stack of groups for some output rows of a block of samples.
+
+What is kept here holds scratch arrays, but not the workspace that keeps it.
+"""
 
 from math import prod
 
@@ -19,30 +22,29 @@ class _Factors:
     """What all passes multiply: the stack's matrices, and the rows of its output maps. Maps come as
     bands (out_maps, *cell, rows of cells, cells of a row, samples)."""
 
-    def __init__(self, columns, stack, rows, samples, workspace):
+    def __init__(self, columns, stack, rows, samples):
         self._columns = columns
         self.stack = stack
         self._rows = rows
         self._count = rows.stop - rows.start
         self._pixels = self._count, columns.out_size[1], samples
-        self._workspace = workspace
         self._groups, self._n_rows, self._depth = stack.matrices.shape
 
-    def _scratch(self, name, shape):
-        return scratch(self._workspace, f"conv2d.{name}", shape, self.stack.matrices.dtype)
+    def _scratch(self, workspace, name, shape):
+        return scratch(workspace, f"conv2d.{name}", shape, self.stack.matrices.dtype)
 
-    def _dz(self, band):
+    def _dz(self, band, workspace):
         """Calls that bring a band of dz, contiguous if the stack's maps are gathered from it, to
         matrices (groups, outputs * pixels of a cell, pixels * samples), and these as the windows'
         are multiplied."""
         stack, calls = self.stack, []
         if stack.outputs is None:
-            maps = self._scratch("chosen_dz", (len(stack.output_maps), *band.shape[1:]))
+            maps = self._scratch(workspace, "chosen_dz", (len(stack.output_maps), *band.shape[1:]))
             calls.append((_choose, band, stack.output_maps, maps))
         else:
             maps = band[stack.outputs]
             if not maps.flags.c_contiguous:
-                calls.append((np.copyto, self._scratch("chosen_dz", maps.shape), maps))
+                calls.append((np.copyto, self._scratch(workspace, "chosen_dz", maps.shape), maps))
                 maps = calls[-1][1]
         matrices = maps.reshape(self._groups, self._n_rows, prod(self._pixels), copy=False)
         return calls, self._columns.pieces(matrices, self._count)
@@ -52,16 +54,16 @@ class Band(_Factors):
     """Windows copied to columns, forward and for the gradient by the weights."""
 
     def __init__(self, columns, stack, rows, samples, workspace):
-        super().__init__(columns, stack, rows, samples, workspace)
+        super().__init__(columns, stack, rows, samples)
         self._copies = columns.copies(self._groups, stack.n_inputs, self._count, samples,
                                       stack.matrices.dtype, workspace)
         self._factor = columns.matrices(self._copies)
         self._matrices = _with_rows(stack.matrices, self._factor)
 
-    def convolving(self, source, band):
+    def convolving(self, source, band, workspace):
         """A function (read, written) that writes the stack's maps of an output band."""
-        fill = self.filling(source)
-        multiply, put = self._writing(band)
+        fill = self.filling(source, workspace)
+        multiply, put = self._writing(band, workspace)
 
         def convolve(read, written):
             fill(read)
@@ -71,14 +73,15 @@ class Band(_Factors):
 
         return convolve
 
-    def adding(self, band):
+    def adding(self, band, workspace):
         """A function (gradients) that adds the gradient by the matrices that the columns and a band
         of dz give, transposed: BLAS is quicker with few columns than with few rows."""
-        calls, factor = self._dz(band)
-        terms = self._scratch("gradient_terms", (*self._factor.shape[:-1], self._n_rows))
+        calls, factor = self._dz(band, workspace)
+        terms = self._scratch(workspace, "gradient_terms", (*self._factor.shape[:-1], self._n_rows))
         calls += [(matmul, *some) for some in pieces_by_rows(self._factor, factor, terms)]
         if terms.ndim == 4:
-            total = self._scratch("gradient_term", (self._groups, self._depth, self._n_rows))
+            total = self._scratch(workspace, "gradient_term", (
+                self._groups, self._depth, self._n_rows))
             calls.append((np.add.reduce, terms, 1, None, total))
             terms = total
         number, part = self.stack.number, self.stack.part
@@ -89,13 +92,13 @@ class Band(_Factors):
 
         return add
 
-    def filling(self, source):
+    def filling(self, source, workspace):
         """A function (read) that brings the windows of those samples to the columns."""
         stack, copies = self.stack, self._copies
         if isinstance(stack.inputs, slice):
             windows = self._columns.windows(source[stack.inputs], self._groups, self._rows)
             return lambda read: np.copyto(copies, windows[..., read])
-        chosen = self._scratch("chosen_x", (len(stack.inputs), *source.shape[1:]))
+        chosen = self._scratch(workspace, "chosen_x", (len(stack.inputs), *source.shape[1:]))
         windows = self._columns.windows(chosen, self._groups, self._rows)
 
         def fill(read):  # all samples: the source is contiguous
@@ -104,7 +107,7 @@ class Band(_Factors):
 
         return fill
 
-    def _writing(self, band):
+    def _writing(self, band, workspace):
         """A function (written) that multiplies and, if that leaves it to be done, one that brings
         the product to the stack's maps of a band."""
         stack, samples = self.stack, self._pixels[-1]
@@ -116,7 +119,8 @@ class Band(_Factors):
                 return self._multiplying(together), None
         if rows is not None and self._is_small_by_pixel:
             return self._multiplying_by_pixel(rows), None
-        result = self._scratch("product", (self._groups, self._n_rows, prod(self._pixels)))
+        result = self._scratch(workspace, "product", (
+            self._groups, self._n_rows, prod(self._pixels)))
         by_map = result.reshape(-1, *band.shape[1:-1], samples, copy=False)
         if maps is not None:
             return self._multiplying(result), lambda written: np.copyto(maps[..., written], by_map)
@@ -152,9 +156,9 @@ class GradBand(_Factors):
     """Columns' gradients from a band of dz: `calls`, (function, *arguments), set `grad_columns`."""
 
     def __init__(self, columns, stack, rows, band, workspace):
-        super().__init__(columns, stack, rows, band.shape[-1], workspace)
-        calls, factor = self._dz(band)
-        self.grad_columns = self._scratch("grad_columns", (
+        super().__init__(columns, stack, rows, band.shape[-1])
+        calls, factor = self._dz(band, workspace)
+        self.grad_columns = self._scratch(workspace, "grad_columns", (
             *factor.shape[:-2], self._depth, factor.shape[-1]))
         matrices = _with_rows(stack.matrices.swapaxes(1, 2), factor)
         self.calls = [*calls, (matmul, *pieces(matrices, factor, self.grad_columns))]

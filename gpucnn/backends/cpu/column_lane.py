@@ -17,13 +17,13 @@ class ColumnForward:
         self._cell = products.cell
         self._bands = _bands(products, samples, workspace)
 
-    def on(self, source, target):
+    def on(self, source, target, workspace):
         """A function (read, written) that convolves the samples `read` of source (maps, height,
         width, samples) into those `written` of target (out_maps, out_height, out_width, samples);
         it yields slices of output rows as they are done."""
         target, rows_of_cell = in_cells(target, self._cell), self._cell[0]
         bands = [(slice(rows.start * rows_of_cell, rows.stop * rows_of_cell),
-                  [band.convolving(source, target[:, :, :, rows]) for band in bands])
+                  [band.convolving(source, target[:, :, :, rows], workspace) for band in bands])
                  for rows, bands in self._bands]
 
         def convolve(read, written):
@@ -44,11 +44,11 @@ class ColumnWeightGradient:
         self._bands = []
         for rows, bands in _bands(products, dz.shape[-1], workspace):
             calls, band_dz = _band_of(dz, rows, [band.stack for band in bands], workspace)
-            self._bands.append((calls, [(band, band.adding(band_dz)) for band in bands]))
+            self._bands.append((calls, [(band, band.adding(band_dz, workspace)) for band in bands]))
 
-    def on(self, source):
+    def on(self, source, workspace):
         """A function (read, gradients) that adds what the samples `read` of source give."""
-        bands = [(calls, [(band.filling(source), add) for band, add in stacks])
+        bands = [(calls, [(band.filling(source, workspace), add) for band, add in stacks])
                  for calls, stacks in self._bands]
 
         def add_all(read, gradients):
@@ -79,7 +79,7 @@ class ColumnInputGradient:
                 self._calls += band.calls + columns.additions(
                     band.grad_columns, self._sums, stack.place, rows, workspace)
 
-    def on(self, target):
+    def on(self, target, workspace):
         """A function (written) that sets those samples of target (maps, height, width, samples), of
         the input with its padding."""
         def compute(written):

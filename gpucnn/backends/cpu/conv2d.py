@@ -46,7 +46,7 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
         source = Source(x, convolution, samples, products, memory)
         target = Target(out, samples, products, "conv2d.out", memory)
         lane = memory.keep((products, samples), lambda: products.forward(samples, memory))
-        convolve = lane.on(source.maps, target.maps)
+        convolve = lane.on(source.maps, target.maps, memory)
 
         def compute(block, number):
             read, written = source.load(block), target.place(block)
@@ -86,8 +86,8 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
         grad, y = (in_cells(samples_last(array), gradient.cell) for array in (grad_output, output))
         block_bias = scratch(memory, "conv2d.block_bias", grad_bias.shape, grad_bias.dtype)
         lane = memory.keep((gradient, samples), lambda: gradient.lane(samples, memory))
-        add_gradient = lane.by_weight.on(source.maps)
-        set_grad_input = lane.by_input and lane.by_input.on(grad_input)
+        add_gradient = lane.by_weight.on(source.maps, memory)
+        set_grad_input = lane.by_input and lane.by_input.on(grad_input, memory)
 
         def compute(block, number):
             read = source.load(block)
@@ -157,7 +157,7 @@ def _in_lanes(bind, blocks, workspace):
     `compute` for blocks of so many samples."""
     lanes = _lanes(blocks)
     threads = min(len(lanes), blas_threads() or 1) if can_limit_blas() else 1
-    workers = [_Worker(bind, workspace, number) for number in range(threads)]
+    workers = [_Worker(bind, _Memory(workspace, number)) for number in range(threads)]
 
     def work(number, lane):
         for block in blocks[lane::len(lanes)]:
@@ -172,25 +172,33 @@ def _in_lanes(bind, blocks, workspace):
 
 
 class _Worker:
-    """One worker's part of a workspace, and what computes blocks in it."""
+    """What computes blocks in one worker's memory."""
 
-    def __init__(self, bind, workspace, number):
+    def __init__(self, bind, memory):
         self._bind = bind
+        self._memory = memory
+        self._bound = {}
+
+    def compute(self, block, lane):
+        samples = block.stop - block.start
+        if samples not in self._bound:
+            self._bound[samples] = self._bind(samples, self._memory)
+        self._bound[samples](block, lane)
+
+
+class _Memory:
+    """One worker's part of a workspace. It knows no worker, whose functions hold it: in a cycle all
+    of them would stay until Python looks for such."""
+
+    def __init__(self, workspace, number):
         self._workspace = workspace
         self._number = number
-        self._bound = {}
 
     def take(self, name, shape, dtype):
         return self._workspace.take((name, self._number), shape, dtype)
 
     def keep(self, key, make):
         return self._workspace.keep((key, self._number), make)
-
-    def compute(self, block, lane):
-        samples = block.stop - block.start
-        if samples not in self._bound:
-            self._bound[samples] = self._bind(samples, self)
-        self._bound[samples](block, lane)
 
 
 _workers = lru_cache(maxsize=8)(Workers)

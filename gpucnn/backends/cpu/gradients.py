@@ -70,28 +70,27 @@ class _ByInput:
             padded = scratch(memory, "conv2d.grad_source", (
                 self.maps, *self.convolution.padded_size, dz.shape[-1]), dz.dtype)
         return _InputLane(self, self.products.input_gradient(dz, self.maps, memory), padded,
-                          dz.shape[-1], memory)
+                          dz.shape[-1])
 
 
 class _InputLane:
     """The same for blocks of so many samples; `padded`: memory for the gradient by an input with
     padding, None without."""
 
-    def __init__(self, gradient, lane, padded, samples, memory):
+    def __init__(self, gradient, lane, padded, samples):
         self._gradient = gradient
         self._lane = lane
         self._padded = padded
         self._samples = samples
-        self._memory = memory
 
-    def on(self, grad_input):
+    def on(self, grad_input, memory):
         """A function (block) that sets the block's samples of grad_input (samples, maps, height,
         width)."""
         if self._padded is not None:
-            return self._within_padding(samples_last(grad_input))
+            return self._within_padding(samples_last(grad_input), memory)
         target = Target(grad_input, self._samples, self._gradient.products, "conv2d.grad_source",
-                        self._memory)
-        compute = self._lane.on(target.maps)
+                        memory)
+        compute = self._lane.on(target.maps, memory)
 
         def work(block):
             compute(target.place(block))
@@ -99,8 +98,8 @@ class _InputLane:
 
         return work
 
-    def _within_padding(self, target):
-        compute = self._lane.on(self._padded)
+    def _within_padding(self, target, memory):
+        compute = self._lane.on(self._padded, memory)
         inner = self._gradient.convolution.unpadded(self._padded)
 
         def work(block):
@@ -126,27 +125,26 @@ class _ByConvolving:
         spread = scratch(memory, f"conv2d.spread of {samples}", (
             len(dz), *self._convolution.transposed.size, samples), dz.dtype)
         return _ConvolvingLane(self, self.products.forward(samples, memory), dz, spread,
-                               self._convolution.spread(spread), memory)
+                               self._convolution.spread(spread))
 
 
 class _ConvolvingLane:
     """The same for blocks of so many samples; `inner`: where dz stands in `spread`."""
 
-    def __init__(self, gradient, lane, dz, spread, inner, memory):
+    def __init__(self, gradient, lane, dz, spread, inner):
         self._gradient = gradient
         self._lane = lane
         self._dz = dz
         self._spread = spread
         self._inner = inner
-        self._memory = memory
 
-    def on(self, grad_input):
+    def on(self, grad_input, memory):
         """A function (block) that sets the block's samples of grad_input (samples, maps, height,
         width)."""
         gradient = self._gradient
         target = Target(grad_input, self._dz.shape[-1], gradient.products, "conv2d.grad_source",
-                        self._memory)
-        convolve = self._lane.on(self._spread, target.maps)
+                        memory)
+        convolve = self._lane.on(self._spread, target.maps, memory)
         self._spread.fill(0)
 
         def work(block):

@@ -42,15 +42,15 @@ class RowProducts:
 
     def forward(self, samples, workspace):
         """What convolves blocks of so many samples."""
-        return _Forward(self, workspace)
+        return _Forward(self)
 
     def weight_gradient(self, dz, workspace):
         """What gives the gradient by the weights, from an array that holds blocks' dz."""
-        return _WeightGradient(self, workspace, dz)
+        return _WeightGradient(self, dz)
 
     def input_gradient(self, dz, maps, workspace):
         """What gives that by an input of so many maps."""
-        return _InputGradient(self, workspace, dz)
+        return _InputGradient(self, dz)
 
     def no_gradient(self):
         """Arrays for a block's gradient to be added to."""
@@ -83,17 +83,15 @@ class _Lane:
     functions of a block, as those by columns; but maps are C-contiguous, and all their samples are
     read and written."""
 
-    def __init__(self, products, workspace, dz=None):
+    def __init__(self, products, dz=None):
         self._products = products
-        self._workspace = workspace
         self._dz = dz
 
-    def _bands(self, source):
+    def _bands(self, source, workspace):
         """Slices of output rows, and the `_Rows` of the input that each needs."""
         for rows, by_row in self._products.bands(source):
             maps, reach = by_row.shape[:2]
-            copied = _Rows(maps, reach, by_row.shape[2:], "conv2d.rows", source.dtype,
-                           self._workspace)
+            copied = _Rows(maps, reach, by_row.shape[2:], "conv2d.rows", source.dtype, workspace)
             np.copyto(copied.by_pixel(maps, reach), by_row)
             yield rows, copied
 
@@ -101,13 +99,13 @@ class _Lane:
 class _Forward(_Lane):
     """Convolves."""
 
-    def on(self, source, target):
+    def on(self, source, target, workspace):
         """A function that convolves source (maps, height, width, samples) into target (out_maps,
         out_height, out_width, samples); it yields slices of output rows as they are done."""
         def convolve(read, written):
-            for rows, by_map in self._bands(source):
+            for rows, by_map in self._bands(source, workspace):
                 for part in self._products.parts:
-                    part.forward(by_map, target[:, rows], self._workspace)
+                    part.forward(by_map, target[:, rows], workspace)
                 yield rows
 
         return convolve
@@ -116,12 +114,12 @@ class _Forward(_Lane):
 class _WeightGradient(_Lane):
     """The gradient by the weights."""
 
-    def on(self, source):
+    def on(self, source, workspace):
         """A function that adds it to `gradients`."""
         def add(read, gradients):
-            for rows, by_map in self._bands(source):
+            for rows, by_map in self._bands(source, workspace):
                 for part, gradient in zip(self._products.parts, gradients, strict=True):
-                    part.add_gradient(by_map, self._dz[:, rows], gradient, self._workspace)
+                    part.add_gradient(by_map, self._dz[:, rows], gradient, workspace)
 
         return add
 
@@ -129,14 +127,14 @@ class _WeightGradient(_Lane):
 class _InputGradient(_Lane):
     """The gradient by the input, no map of which may be in two groups of one shape."""
 
-    def on(self, target):
+    def on(self, target, workspace):
         """A function that sets target (maps, height, width, samples), of the input with its
         padding."""
         def compute(written):
             target.fill(0)
             for rows, by_row in self._products.bands(target):
                 for part in self._products.parts:
-                    part.add_grad_input(self._dz[:, rows], by_row, self._workspace)
+                    part.add_grad_input(self._dz[:, rows], by_row, workspace)
 
         return compute
 
