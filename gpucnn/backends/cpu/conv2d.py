@@ -24,7 +24,7 @@ from gpucnn.backends.cpu.workers import Workers
 
 MOST_SAMPLES, FEWEST_SAMPLES = 64, 8  # computed together, of a batch that has them
 EVEN_SAMPLES = 16  # a multiple of: products of other widths are up to twice as slow
-WORTH_A_THREAD = 40_000_000  # multiply-adds
+WORTH_A_THREAD = 8_000_000  # multiply-adds
 LANES = 8  # in each, blocks of samples are added up one after the other, by whatever thread
 
 
