@@ -131,15 +131,15 @@ class Band(_Factors):
         return self._multiplying(result), put
 
     def _multiplying(self, out):
-        """... whose product goes to matrices (groups, outputs * pixels of a cell, pixels *
-        samples)."""
+        """A function (written) that multiplies, to matrices (groups, outputs * pixels of a cell,
+        pixels * samples)."""
         left, right, out = pieces(self._matrices, self._factor,
                                   self._columns.pieces(out, self._count))
         return lambda written: matmul(left, right, out=out)
 
     def _multiplying_by_pixel(self, rows):
-        """... of each pixel on its own, since those of a block lie apart in rows (groups, outputs,
-        rows of cells, cells of a row, samples)."""
+        """The same pixel by pixel, to rows (groups, outputs, rows of cells, cells of a row,
+        samples) of which a block's samples lie apart."""
         right = in_chunks(self._factor, self._factor.shape[-1] // self._pixels[-1])
         left, pixels = self._matrices[..., None, :, :], rows.transpose(0, 2, 3, 1, 4)
         out = pixels.reshape(*right.shape[:-2], *pixels.shape[-2:], copy=False)
