@@ -4,6 +4,7 @@ import copy
 import gc
 import importlib
 import pickle
+import re
 import weakref
 from dataclasses import replace
 from itertools import product
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from gpucnn import ConnectionTable, get_backend
 from gpucnn.backends.base import Workspace
-from gpucnn.backends.cpu import column_bands, column_lane, stacks
+from gpucnn.backends.cpu import column_bands, column_lane, gradients, stacks, ways
 from gpucnn.backends.cpu.convolution import Convolution
 from tests.cases import Conv2dCase
 
@@ -37,8 +38,30 @@ def divided(monkeypatch):
     monkeypatch.setattr(conv2d, "WORTH_A_THREAD", 1)
 
 
+KINDS = "columns", "rows", "lines of each"  # of ways, as they are named
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """take(kind): from here on each pass goes the cheapest way whose name has that pattern, if
+    there is one."""
+    def taken(kind):
+        for module, name in ((conv2d, "forward_ways"), (gradients, "weight_ways"),
+                             (gradients, "input_ways")):
+            considered = getattr(ways, name)
+
+            def only(*arguments, considered=considered):
+                found = considered(*arguments)
+                return [way for way in found if re.search(kind, way.name)] or found
+
+            monkeypatch.setattr(module, name, only)
+    return taken
+
+
 @pytest.mark.parametrize("memory", ["contiguous", "batch-last"])
-def test_any_number_of_threads_gives_the_same_bits(memory, cpu, divided):
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_number_of_threads_gives_the_same_bits(memory, kind, cpu, divided, take):
+    take(kind)
     results = []
     for threads in (1, 2, 3):
         with threadpool_limits(threads, user_api="blas"):
@@ -103,23 +126,42 @@ IN_PLACE = {
 @pytest.mark.parametrize("pixel_by_pixel", [True, False])
 @pytest.mark.parametrize("band", [1, 1 << 20])
 def test_blocks_are_read_and_written_in_batch_last_arrays(case, pixel_by_pixel, band, cpu, divided,
-                                                          monkeypatch):
+                                                          take, monkeypatch):
+    take("columns(?!.* by cells)")
     monkeypatch.setattr(column_bands, "FEWEST_SAMPLES_APART", 1 if pixel_by_pixel else 1000)
     monkeypatch.setattr(column_lane, "COLUMN_BYTES", band)
     monkeypatch.setattr(stacks, "COLUMN_BYTES", band)
     in_place = []
     writing = column_bands.Band._multiplying_by_pixel
     monkeypatch.setattr(column_bands.Band, "_multiplying_by_pixel",
-                        lambda *arguments: in_place.append(arguments) or writing(*arguments))
+                        lambda *arguments: in_place.append(writing(*arguments)) or in_place[-1])
 
     def allocate(shape, dtype):
         return cpu.empty_batch(shape, dtype) if len(shape) == 4 else cpu.empty(shape, dtype)
 
     case.check(cpu, layout="batch-last", allocate=allocate)
-    assert bool(in_place) == pixel_by_pixel
+    assert any(multiply is not None for multiply in in_place) == pixel_by_pixel
 
 
-def test_a_workspace_serves_other_weights_sizes_and_tables_in_turn(cpu, divided):
+@pytest.mark.parametrize("case", IN_PLACE.values(), ids=IN_PLACE)
+def test_blocks_of_batch_last_arrays_match_plain_loops_by_every_way(case, cpu, divided, take,
+                                                                    monkeypatch):
+    monkeypatch.setattr(column_bands, "FEWEST_SAMPLES_APART", 1)
+    convolution = Convolution(case.size, case.kernel, case.stride, case.padding)
+    names = {way.name for considered in (ways.forward_ways, ways.weight_ways, ways.input_ways)
+             for way in considered(case.table, convolution, 4)}
+
+    def allocate(shape, dtype):
+        return cpu.empty_batch(shape, dtype) if len(shape) == 4 else cpu.empty(shape, dtype)
+
+    for name in sorted(names):
+        take(f"^{name}$")
+        case.check(cpu, layout="batch-last", allocate=allocate)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_workspace_serves_other_weights_sizes_and_tables_in_turn(kind, cpu, divided, take):
+    take(kind)
     workspace = Workspace(cpu)
     cases = [replace(case, samples=samples, seed=seed) for seed, (case, samples) in enumerate(
         product((*IN_PLACE.values(), LARGE), (3, 9, 3, 10)))]
@@ -161,7 +203,10 @@ def no_collector():
 
 
 @pytest.mark.parametrize("case", [*IN_PLACE.values(), LARGE, TRANSPOSED])
-def test_a_workspace_does_not_hold_the_arrays_of_a_call(case, cpu, divided, no_collector):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_workspace_does_not_hold_the_arrays_of_a_call(case, kind, cpu, divided, take,
+                                                        no_collector):
+    take(kind)
     workspace, values = Workspace(cpu), case.arrays()
     arrays = [cpu.from_host(values[name]) for name in ("x", "weight", "grad_output")]
     output = cpu.conv2d(*arrays[:2], None, case.table, **case.options, workspace=workspace)
@@ -173,8 +218,10 @@ def test_a_workspace_does_not_hold_the_arrays_of_a_call(case, cpu, divided, no_c
 
 
 @pytest.mark.parametrize("case", [*IN_PLACE.values(), LARGE, TRANSPOSED])
-def test_a_call_without_a_workspace_gives_its_memory_back(case, cpu, divided, no_collector,
-                                                          monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_without_a_workspace_gives_its_memory_back(case, kind, cpu, divided, take,
+                                                          no_collector, monkeypatch):
+    take(kind)
     used = []
 
     class Watched(Workspace):

@@ -117,8 +117,9 @@ class Band(_Factors):
             together = _reshaped(rows, (self._groups, self._n_rows, -1))
             if together is not None:
                 return self._multiplying(together), None
-        if rows is not None and self._is_small_by_pixel:
-            return self._multiplying_by_pixel(rows), None
+        multiply = self._multiplying_by_pixel(rows)
+        if multiply is not None:
+            return multiply, None
         result = self._scratch(workspace, "product", (
             self._groups, self._n_rows, prod(self._pixels)))
         by_map = result.reshape(-1, *band.shape[1:-1], samples, copy=False)
@@ -139,11 +140,13 @@ class Band(_Factors):
 
     def _multiplying_by_pixel(self, rows):
         """The same pixel by pixel, to rows (groups, outputs, rows of cells, cells of a row,
-        samples) of which a block's samples lie apart."""
+        samples) of which a block's samples lie apart; None where that is not possible or slow."""
+        if rows is None or not self._is_small_by_pixel:
+            return None
         right = in_chunks(self._factor, self._factor.shape[-1] // self._pixels[-1])
         left, pixels = self._matrices[..., None, :, :], rows.transpose(0, 2, 3, 1, 4)
-        out = pixels.reshape(*right.shape[:-2], *pixels.shape[-2:], copy=False)
-        return lambda written: matmul(left, right, out=out[..., written])
+        out = _reshaped(pixels, (*right.shape[:-2], *pixels.shape[-2:]))
+        return None if out is None else lambda written: matmul(left, right, out=out[..., written])
 
     @property
     def _is_small_by_pixel(self):
