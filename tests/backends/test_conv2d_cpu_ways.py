@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from gpucnn import ConnectionTable, get_backend
-from gpucnn.backends.cpu import gradients, rows, small_products, ways
+from gpucnn.backends.cpu import by_input, gradients, rows, small_products, ways
 from gpucnn.backends.cpu.convolution import Convolution
+from gpucnn.backends.cpu.costs import AVX2, AVX512, costs_here
 from gpucnn.backends.cpu.groups import (
     inputs_of_one_set,
     one_group,
@@ -24,10 +25,12 @@ from tests.cases import DOUBLE, Conv2dCase
 conv2d = importlib.import_module("gpucnn.backends.cpu.conv2d")  # the package has the op's name
 
 COLUMNS = "columns of all maps", "columns of each set of inputs"
-CELLS = tuple(f"{name} by cells of 2x2" for name in COLUMNS)
+BY_CELLS = " by cells of 2x1", " by cells of 2x2"
+CELLS = tuple(name + cells for name in COLUMNS for cells in BY_CELLS)
 LINES = tuple(f"{name}, lines shared" for name in COLUMNS + CELLS)
-OUTPUTS = tuple(f"columns of each set of outputs{rest}" for rest in (
-    "", " by cells of 2x2", ", lines shared", " by cells of 2x2, lines shared"))
+OUTPUTS = tuple(f"columns of each set of outputs{cells}{rest}" for cells in ("", *BY_CELLS)
+                for rest in ("", ", lines shared"))
+BY_INPUT, BY_OUTPUT = "lines of each input map", "output gradient's lines of each output map"
 ROWS = "rows of all maps", "rows of each set of inputs"
 TRANSPOSED = "output gradient's rows of all maps", "output gradient's rows of each set of outputs"
 UNEVEN = ConnectionTable.from_pairs([[0, 4, 2, 0, 2, 4, 3], [1, 1, 0, 2, 2, 2, 3]], in_maps=6)
@@ -77,10 +80,11 @@ def convolution_of(case):
 def lacks(case, name):
     """Whether a way is none of a case's: cells do not divide its output, or its windows share no
     lines."""
-    convolution, cell = convolution_of(case), 2 if "cells of 2x2" in name else 1
-    if any(size % cell for size in convolution.out_size):
+    convolution = convolution_of(case)
+    cell = next((cell for cell in ways.CELLS if "cells of {}x{}".format(*cell) in name), (1, 1))
+    if any(size % pixels for size, pixels in zip(convolution.out_size, cell, strict=True)):
         return True
-    by_cells = convolution.by_cells((cell, cell))
+    by_cells = convolution.by_cells(cell)
     return "lines shared" in name and (by_cells.out_size[0] == 1
                               or by_cells.kernel[0] <= by_cells.stride[0])
 
@@ -93,7 +97,7 @@ def names(considered):
 
 
 @each_case
-@pytest.mark.parametrize("name", [*COLUMNS, *CELLS, *LINES, *ROWS])
+@pytest.mark.parametrize("name", [*COLUMNS, *CELLS, *LINES, *ROWS, BY_INPUT])
 def test_forward_by_every_way_matches_plain_loops(case, name, cpu, take):
     assert take(case, "forward", name) != lacks(case, name)
     if not lacks(case, name):
@@ -109,7 +113,8 @@ def test_the_gradient_by_the_weights_by_every_way_matches_plain_loops(case, name
 
 
 @each_case
-@pytest.mark.parametrize("name", [*COLUMNS, *CELLS, *LINES, *OUTPUTS, *ROWS, *TRANSPOSED])
+@pytest.mark.parametrize("name", [*COLUMNS, *CELLS, *LINES, *OUTPUTS, *ROWS, *TRANSPOSED,
+                                  BY_OUTPUT])
 def test_the_gradient_by_the_input_by_every_way_matches_plain_loops(case, name, cpu, take):
     if lacks(case, name):
         return
@@ -161,60 +166,91 @@ def test_products_in_many_pieces_match_plain_loops(case, cpu, take, monkeypatch)
         case.check(cpu)
 
 
+@each_case
+def test_inputs_by_themselves_in_many_bands_match_plain_loops(case, cpu, take, monkeypatch):
+    monkeypatch.setattr(by_input, "PRODUCT_BYTES", 1)
+    take(case, "forward", BY_INPUT)
+    take(case, "input", BY_OUTPUT)
+    case.check(cpu)
+
+
 def test_padding_wider_than_a_kernel_needs_is_added_back_and_not_transposed(cpu):
     case = Conv2dCase(UNEVEN, 2, (4, 5), (2, 2), padding=(3, 2), dtype=DOUBLE)
     assert not convolution_of(case).can_be_transposed
     considered = names(ways.input_ways(case.table, convolution_of(case), 2))
-    assert not set(considered) & set(TRANSPOSED)
+    assert not set(considered) & {*TRANSPOSED, BY_OUTPUT}
     case.check(cpu)
 
 
 # -- which way is taken ----------------------------------------------------------------------------
 
 
-def taken(table, size, kernel, samples=16):
+each_machine = pytest.mark.parametrize("costs", [AVX2, AVX512], ids=["AVX2", "AVX-512"])
+
+
+def taken(table, size, kernel, samples=16, costs=None):
     """The names of the ways for the three passes."""
     convolution = Convolution((size, size), (kernel, kernel), (1, 1), (0, 0))
-    return [considered(table, convolution, samples)[0].name for considered in
+    return [considered(table, convolution, samples, costs)[0].name for considered in
             (ways.forward_ways, ways.weight_ways, ways.input_ways)]
 
 
-def test_full_tables_and_nearly_full_ones_are_computed_as_if_full():
+@each_machine
+def test_full_tables_and_nearly_full_ones_are_computed_as_if_full(costs):
     for density in (1.0, 0.8):
         table = ConnectionTable.random(64, 64, density=density, seed=0)
-        assert all("of all maps" in name for name in taken(table, 32, 3))
+        assert all("of all maps" in name for name in taken(table, 32, 3, costs=costs))
 
 
+@each_machine
 @pytest.mark.parametrize("density", [0.125, 0.0625, 0.03])
-def test_sparse_tables_are_computed_set_by_set(density):
+def test_sparse_tables_are_computed_without_what_is_not_joined(density, costs):
     table = ConnectionTable.random(128, 128, density=density, seed=0)
-    forward, weight, back = taken(table, 28, 5)
-    assert "of each set of inputs" in forward
-    assert "of each set of outputs" in weight
-    assert "of each set of outputs" in back
+    assert not any("all maps" in name for name in taken(table, 28, 5, costs=costs))
 
 
+@each_machine
+def test_inputs_are_computed_by_themselves_where_sets_of_inputs_have_one_output_each(costs):
+    table = ConnectionTable.random(64, 64, density=0.125, seed=0)
+    assert taken(table, 32, 5, costs=costs)[0] == BY_INPUT
+
+
+@each_machine
 @pytest.mark.parametrize("table", [ConnectionTable.one_to_one(64),
                                    ConnectionTable.grouped(64, 64, 4),
                                    ConnectionTable.grouped(64, 128, 16)])
-def test_grouped_tables_are_computed_group_by_group(table):
-    assert all("each set" in name for name in taken(table, 32, 3))
+def test_grouped_tables_are_computed_group_by_group(table, costs):
+    assert not any("all maps" in name for name in taken(table, 32, 3, costs=costs))
 
 
-def test_lenet5_s_c3_is_as_if_full_forward_since_its_output_maps_see_sixteen_sets():
-    forward, *gradients = taken(ConnectionTable.lenet5_c3(), 14, 5, samples=64)
-    assert "of all maps" in forward
-    assert all("of each set of outputs" in name for name in gradients)  # of which there are six
+@each_machine
+def test_lenet5_s_c3_is_as_if_full_forward_since_its_output_maps_see_sixteen_sets(costs):
+    assert "of all maps" in taken(ConnectionTable.lenet5_c3(), 14, 5, 64, costs)[0]
 
 
-def test_the_estimate_falls_with_the_density():
-    convolution = Convolution((32, 32), (3, 3), (1, 1), (0, 0))
-    seconds = [sum(considered(ConnectionTable.random(64, 64, density=density, seed=0),
-                              convolution, 16)[0].seconds
+@each_machine
+@pytest.mark.parametrize("maps, size, kernel", [(64, 32, 3), (64, 32, 5), (256, 16, 3),
+                                                (128, 28, 5)])
+@pytest.mark.parametrize("samples", [4, 16, 64])
+def test_the_estimate_falls_with_the_density(maps, size, kernel, samples, costs):
+    convolution = Convolution((size, size), (kernel, kernel), (1, 1), (0, 0))
+    seconds = [sum(considered(ConnectionTable.random(maps, maps, density=density, seed=0),
+                              convolution, samples, costs)[0].seconds
                    for considered in (ways.forward_ways, ways.weight_ways, ways.input_ways))
                for density in (1, 0.5, 0.25, 0.125, 0.0625, 0.031)]
     assert seconds == sorted(seconds, reverse=True)
+    assert seconds[2] < 0.95 * seconds[0]
     assert seconds[-1] < 0.45 * seconds[0]
+
+
+def test_costs_are_those_of_the_machine_s_vectors(monkeypatch):
+    for found, expected in ((["X86_V3"], AVX2), (["X86_V3", "X86_V4"], AVX512),
+                            (["SSE3", "AVX512F", "AVX512_SKX"], AVX512), (["NEON"], AVX2)):
+        config = {"SIMD Extensions": {"found": found}}
+        monkeypatch.setattr(np, "show_config", lambda mode, config=config: config)
+        assert costs_here.__wrapped__() is expected
+    monkeypatch.setattr(np, "show_config", lambda mode: {})
+    assert costs_here.__wrapped__() is AVX2
 
 
 def test_the_cheapest_of_the_ways_considered_comes_first_and_each_is_there_once():
