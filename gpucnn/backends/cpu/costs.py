@@ -156,13 +156,13 @@ AVX2 = Costs(
     multiply_add=1 / 31e9, row_step=4, extra_rows=3, extra_depth=6.1, extra_rows_by_rows=14.6,
     extra_depth_by_rows=46, extra_rows_of_sums=13.2, extra_columns_of_sums=4.6, long_sums=1,
     vector_number=0.074e-9, product=0.35e-6, call=3e-6, moved_number=0.33e-9, added_number=1.07e-9,
-    summed_number=0.24e-9, sum_call=1.15e-6, gathered_number=0.21e-9, row_number=0.046e-9,
+    summed_number=0.24e-9, sum_call=6e-6, gathered_number=0.21e-9, row_number=0.046e-9,
     chosen_number=0.55e-9, run=10.8e-9)
 AVX512 = Costs(
     multiply_add=1 / 60e9, row_step=1, extra_rows=1.5, extra_depth=17, extra_rows_by_rows=10,
     extra_depth_by_rows=17, extra_rows_of_sums=17, extra_columns_of_sums=1.5, long_sums=1.1,
     vector_number=0.045e-9, product=0, call=2e-6, moved_number=0.33e-9, added_number=0.2e-9,
-    summed_number=0.3e-9, sum_call=1e-6, gathered_number=0, row_number=0.07e-9,
+    summed_number=0.3e-9, sum_call=6e-6, gathered_number=0, row_number=0.07e-9,
     chosen_number=1.1e-9, run=5e-9)
 
 
