@@ -64,8 +64,9 @@ def test_any_number_of_threads_gives_the_same_bits(memory, kind, cpu, divided, t
     take(kind)
     results = []
     for threads in (1, 2, 3):
+        compute = LARGE.run if results else LARGE.check
         with threadpool_limits(threads, user_api="blas"):
-            results.append(LARGE.check(cpu, layout=memory, workspace=Workspace(cpu)))
+            results.append(compute(cpu, layout=memory, workspace=Workspace(cpu)))
     for others in results[1:]:
         for name, array in others.items():
             np.testing.assert_array_equal(array, results[0][name], name)
@@ -156,7 +157,7 @@ def test_blocks_of_batch_last_arrays_match_plain_loops_by_every_way(case, cpu, d
 
     for name in sorted(names):
         take(f"^{name}$")
-        case.check(cpu, layout="batch-last", allocate=allocate)
+        replace(case, samples=7).check(cpu, layout="batch-last", allocate=allocate)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,7 +166,7 @@ def test_a_workspace_serves_other_weights_sizes_and_tables_in_turn(kind, cpu, di
     workspace = Workspace(cpu)
     cases = [replace(case, samples=samples, seed=seed) for seed, (case, samples) in enumerate(
         product((*IN_PLACE.values(), LARGE), (3, 9, 3, 10)))]
-    for case in [*cases, *cases[::-1], *cases[::3]]:
+    for case in [*cases, *cases[::-3]]:
         case.check(cpu, workspace=workspace)
 
 
@@ -236,8 +237,8 @@ def test_a_call_without_a_workspace_gives_its_memory_back(case, kind, cpu, divid
 
 
 def test_a_workspace_that_has_been_used_can_be_copied_and_pickled(cpu, divided):
-    workspace = Workspace(cpu)
-    LARGE.check(cpu, workspace=workspace)
+    workspace, case = Workspace(cpu), replace(LARGE, samples=9)
+    case.check(cpu, workspace=workspace)
     for other in (copy.deepcopy(workspace), pickle.loads(pickle.dumps(workspace))):
-        LARGE.check(cpu, workspace=other)
-        LARGE.check(cpu, workspace=workspace)
+        case.check(cpu, workspace=other)
+        case.check(cpu, workspace=workspace)

@@ -5,6 +5,8 @@ connections: none are zeros, and no windows are gathered. Instead each connectio
 for each pixel, and adds it.
 """
 
+from functools import cache
+
 import numpy as np
 
 from gpucnn.backends.cpu.arrays import matmul, scratch
@@ -87,36 +89,47 @@ class _Band:
         memory = scratch(workspace, "conv2d.product", (
             max(map(len, products.outputs)), count, width * samples), dtype)
         factor = lines.matrices(copies)[0]
+        totals, terms = _flat_runs(self.sums), _flat_runs(memory)
         self.additions, begun = [], np.zeros(products.out_maps, bool)
         for matrix, outputs in zip(products.matrices, products.outputs, strict=True):
-            self.additions.append(self._adding(matrix, outputs, factor, memory, begun[outputs]))
+            product = memory[:len(outputs)].swapaxes(0, 1)
+            calls = [(matmul, *pieces(matrix[None], factor, product))]
+            for row, output, length in _runs(outputs, begun[outputs]):
+                total, term = totals(output, length), terms(row, length)
+                calls.append((np.add, total, term, total) if begun[output] else
+                             (np.copyto, total, term))
+            self.additions.append(calls)
             begun[outputs] = True
         self.zeros = [(self.sums[output].fill, 0) for output in np.flatnonzero(~begun)]
 
-    def _adding(self, matrix, outputs, factor, memory, begun):
-        product = memory[:len(outputs)]
-        calls = [(matmul, *pieces(matrix[None], factor, product.swapaxes(0, 1)))]
-        for rows, maps in _runs(outputs, begun):
-            total, term = self.sums[maps].reshape(-1), product[rows].reshape(-1)
-            calls.append((np.add, total, term, total) if begun[rows.start] else
-                         (np.copyto, total, term))
-        return calls
+
+def rows_at_once(out_size, most_outputs, samples, itemsize):
+    """Output rows that are computed together, in bands of nearly the same size: as many as keep the
+    products of an input map with so many outputs within `PRODUCT_BYTES`."""
+    height, width = out_size
+    fitting = PRODUCT_BYTES // (most_outputs * width * samples * itemsize)
+    bands = -(-height // min(height, max(1, fitting)))
+    return -(-height // bands)
 
 
 def _rows(products, samples):
-    """Slices of output rows, as many as keep an input map's products within `PRODUCT_BYTES`."""
-    height, width = products.lines.out_size
-    most = max(map(len, products.outputs))
-    fitting = PRODUCT_BYTES // (most * width * samples * products.matrices[0].itemsize)
-    bands = -(-height // min(height, max(1, fitting)))
-    count = -(-height // bands)
+    """Slices of output rows."""
+    height = products.lines.out_size[0]
+    count = rows_at_once(products.lines.out_size, max(map(len, products.outputs)), samples,
+                         products.matrices[0].itemsize)
     return [slice(first, min(first + count, height)) for first in range(0, height, count)]
 
 
+def _flat_runs(maps):
+    """A function (first, length) that gives so many maps as one run of numbers: a view of each is
+    made once, as there may be many connections."""
+    return cache(lambda first, length: maps[first:first + length].reshape(-1))
+
+
 def _runs(maps, begun):
-    """Slices of rows, and of the maps that these are, where both go on by one and are alike in
-    whether their sums have begun."""
+    """(row, the map that it is, how many rows and maps go on by one from there and are alike in
+    whether their sums have begun)."""
     goes_on = (np.diff(maps) == 1) & (begun[1:] == begun[:-1])
-    ends = [*(np.flatnonzero(~goes_on) + 1).tolist(), len(maps)]
-    return [(slice(first, end), slice(int(maps[first]), int(maps[first]) + end - first))
-            for first, end in zip([0, *ends[:-1]], ends, strict=True)]
+    firsts = [0, *(np.flatnonzero(~goes_on) + 1).tolist()]
+    return [(first, int(maps[first]), end - first)
+            for first, end in zip(firsts, [*firsts[1:], len(maps)], strict=True)]

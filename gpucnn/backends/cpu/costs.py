@@ -72,17 +72,17 @@ class Costs:
         added = self.added_number + 2 * self.run / (samples * convolution.out_size[1])
         return seconds + depth * pixels * added, 2 + 2 * convolution.area / prod(convolution.stride)
 
-    def by_input(self, convolution, fan_out, out_maps, samples):
+    def by_input(self, convolution, fan_out, out_maps, samples, bands):
         """Each input map's lines copied, multiplied for as many output maps as its `fan_out`, and
-        added; and the outputs' sums, set to zero and put where they belong."""
+        added, all in so many bands of rows; and the outputs' sums put where they belong."""
         pixels, fan_out = _pixels(convolution), fan_out[fan_out > 0]
         product = sum(count * self._product(rows, convolution.area, pixels) for rows, count
                       in zip(*map(np.ndarray.tolist, np.unique(fan_out, return_counts=True)),
                              strict=True))
         n_inputs, n_connections = len(fan_out), int(fan_out.sum())
         lines = _line_numbers(convolution, n_inputs) * self._moved(convolution, samples)
-        calls = (n_inputs * (2 * self.call + convolution.out_size[0] * self.product)
-                 + n_connections * self.sum_call)
+        calls = (bands * (n_inputs * 2 * self.call + n_connections * self.sum_call)
+                 + n_inputs * convolution.out_size[0] * self.product)
         sums = (n_connections + out_maps) * pixels * self.summed_number
         return product + lines + sums + calls / samples
 

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from gpucnn.backends.cpu.by_input import InputProducts
+from gpucnn.backends.cpu.by_input import InputProducts, rows_at_once
 from gpucnn.backends.cpu.columns import Columns
 from gpucnn.backends.cpu.convolution import Convolution
 from gpucnn.backends.cpu.costs import Costs, costs_here
@@ -176,8 +176,10 @@ class _Estimate:
     def by_input(self, connections, *, is_transposed=False):
         """Each input map, or each one of the output's gradient, by itself."""
         (inputs, _), out_maps = _ends(connections, is_transposed)
-        seconds = self.costs.by_input(self.convolution, np.bincount(inputs), out_maps,
-                                      self.samples)
+        fan_out, out_size = np.bincount(inputs), self.convolution.out_size
+        rows = rows_at_once(out_size, int(fan_out.max()), self.samples, FLOAT_BYTES)
+        seconds = self.costs.by_input(self.convolution, fan_out, out_maps, self.samples,
+                                      -(-out_size[0] // rows))
         way = "output gradient's lines of each output map" if is_transposed else (
             "lines of each input map")
         return Way(way, (), 0, seconds, is_transposed, connections=connections)
