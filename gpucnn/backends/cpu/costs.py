@@ -151,7 +151,8 @@ class Costs:
 # Fitted to the times of all ways for several dozen tables, three passes each, on one thread: the
 # first on an AMD EPYC of family 25, model 1, where what is taken takes 5 per cent longer than the
 # quickest, on average, and 1.6 times at worst; the second on model 17 (6 per cent, 2.1 times), but
-# for inputs by themselves and cells of 2x1, whose cost is a guess there.
+# for inputs by themselves and cells of 2x1, whose cost is a guess there. `sum_call` is what makes
+# two threads choose well, which wait for each other: one alone adds in a fifth of it.
 AVX2 = Costs(
     multiply_add=1 / 31e9, row_step=4, extra_rows=3, extra_depth=6.1, extra_rows_by_rows=14.6,
     extra_depth_by_rows=46, extra_rows_of_sums=13.2, extra_columns_of_sums=4.6, long_sums=1,

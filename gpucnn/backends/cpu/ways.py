@@ -172,7 +172,6 @@ class _Estimate:
         way = "output gradient's rows" if is_transposed else "rows"
         return Way(f"{way} of {maps}", groups, lines, seconds(lines), is_transposed)
 
-
     def by_input(self, connections, *, is_transposed=False):
         """Each input map, or each one of the output's gradient, by itself."""
         (inputs, _), out_maps = _ends(connections, is_transposed)
