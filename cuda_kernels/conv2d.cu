@@ -31,9 +31,10 @@ struct Forward {
         commit_copies();
         wait_for_copies<0>();
     }
-    __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const SkewedRows<BAND, real> &window,
+    template <class X>
+    __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const X &window,
                                         const real *weight) const {
-        add_banded_windows<Kernel, SKEWED>(z, window, weight);
+        add_banded_windows<Kernel>(z, window, weight);
     }
     static __device__ __forceinline__ real value(real z) { return Squash::value(z); }
 };

@@ -5,6 +5,53 @@
 // it: for a 5 x 5 kernel and a tile of 2 x 10 that is a shared-memory load for every six
 // multiply-adds, where a pixel at a time would need one for each.
 
+// Reads COUNT neighbouring elements that begin at a multiple of ALIGNMENT of them, by the widest loads there are:
+// compilers do not join loads of single elements, whatever they are told about the alignment.
+template <int ALIGNMENT, int COUNT, typename T>
+__device__ __forceinline__ void read_run(T *to, const T *from) {
+    constexpr int LARGEST = 16 / sizeof(T), MOST = ALIGNMENT < LARGEST ? ALIGNMENT : LARGEST;
+    constexpr int WIDTH = COUNT >= 4 && MOST >= 4 ? 4 : COUNT >= 2 && MOST >= 2 ? 2 : 1, WIDE = COUNT / WIDTH * WIDTH;
+    struct alignas(WIDTH * sizeof(T)) Run {
+        T at[WIDTH];
+    };
+#pragma unroll
+    for (int q = 0; q < WIDE; q += WIDTH) {
+        const Run run = *reinterpret_cast<const Run *>(from + q);
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) to[q + j] = run.at[j];
+    }
+    if constexpr (WIDE < COUNT) read_run<WIDTH / 2, COUNT - WIDE>(to + WIDE, from + WIDE);
+}
+
+// A window whose rows lie `pitch` apart, each at a multiple of ALIGNMENT elements.
+template <int ALIGNMENT, typename T>
+struct Rows {
+    const T *first;
+    int pitch;
+    __device__ __forceinline__ const T *at(int row) const { return first + row * pitch; }
+    template <int COUNT>
+    __device__ __forceinline__ void read(T (&to)[COUNT], int row) const {
+        read_run<ALIGNMENT, COUNT>(to, at(row));
+    }
+    __device__ __forceinline__ Rows from(int row) const { return {at(row), pitch}; }
+};
+
+// The same with `skew` more behind every BAND rows, so that lanes whose windows begin some bands apart read from other
+// banks of shared memory.
+template <int BAND, int ALIGNMENT, typename T>
+struct SkewedRows {
+    const T *first;
+    int pitch, skew, begin = 0;
+    __device__ __forceinline__ const T *at(int row) const {
+        return first + (begin + row) * pitch + (begin + row) / BAND * skew;
+    }
+    template <int COUNT>
+    __device__ __forceinline__ void read(T (&to)[COUNT], int row) const {
+        read_run<ALIGNMENT, COUNT>(to, at(row));
+    }
+    __device__ __forceinline__ SkewedRows from(int row) const { return {first, pitch, skew, begin + row}; }
+};
+
 // z[j] += sum over kx of taps[kx] * x[j * STRIDE + kx]: one row of taps on one row of the window.
 template <int COLUMNS, int KERNEL_WIDTH, int STRIDE, typename T>
 __device__ __forceinline__ void correlate_row(T *z, const T *x, const T *taps) {
@@ -26,9 +73,9 @@ struct Window {
 };
 
 // Forward: z[i][j] += sum over ky, kx of taps[ky][kx] * x[i * STRIDE_Y + ky][j * STRIDE_X + kx].
-// `x` is the window of the tile's first pixel, its rows `pitch` apart.
-template <typename W, int ROWS, int COLUMNS, typename T>
-__device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const T *x, int pitch, const T *weight) {
+// `x`, Rows or SkewedRows, is the window of the tile's first pixel.
+template <typename W, int ROWS, int COLUMNS, typename T, typename X>
+__device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const X &x, const T *weight) {
     if constexpr (W::IN_REGISTERS) {
         T taps[W::TAPS];
 #pragma unroll
@@ -36,8 +83,7 @@ __device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const T *x, i
 #pragma unroll
         for (int r = 0; r < W::rows(ROWS); ++r) {
             T row[W::columns(COLUMNS)];
-#pragma unroll
-            for (int q = 0; q < W::columns(COLUMNS); ++q) row[q] = x[r * pitch + q];
+            x.read(row, r);
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
                 const int ky = r - i * W::STRIDE_Y;
@@ -53,15 +99,16 @@ __device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const T *x, i
                 for (int i = 0; i < ROWS; ++i)
 #pragma unroll
                     for (int j = 0; j < COLUMNS; ++j)
-                        z[i][j] += tap * x[(i * W::STRIDE_Y + ky) * pitch + j * W::STRIDE_X + kx];
+                        z[i][j] += tap * x.at(i * W::STRIDE_Y + ky)[j * W::STRIDE_X + kx];
             }
     }
 }
 
 // Gradient by the input, stride 1: grad[i][j] += sum over ky, kx of taps[ky][kx] * dz(i - ky, j - kx).
 // `Dz` reads dz relative to the output whose window begins at the tile's first pixel: at(row, column) where
-// has_row(row) and has_column(column), which are 0 elsewhere. What is known as the kernel is compiled to
-// lie outside, as for a tile as wide as the map, costs nothing.
+// has_row(row) and has_column(column), which are 0 elsewhere; read(to, row) as many columns of a row from
+// 1 - KERNEL_WIDTH on. What is known as the kernel is compiled to lie outside, as for a tile as wide as the
+// map, costs nothing.
 template <typename W, int ROWS, int COLUMNS, typename T, typename Dz>
 __device__ __forceinline__ void add_transposed_windows(T (&grad)[ROWS][COLUMNS], const T *weight, const Dz &dz) {
     static_assert(W::STRIDE_Y == 1 && W::STRIDE_X == 1, "other strides leave gaps: strided_window");
@@ -73,11 +120,7 @@ __device__ __forceinline__ void add_transposed_windows(T (&grad)[ROWS][COLUMNS],
         for (int r = 1 - W::KERNEL_HEIGHT; r < ROWS; ++r) {
             if (!dz.has_row(r)) continue;
             T row[W::columns(COLUMNS)];
-#pragma unroll
-            for (int q = 0; q < W::columns(COLUMNS); ++q) {
-                const int column = q + 1 - W::KERNEL_WIDTH;
-                row[q] = dz.has_column(column) ? dz.at(r, column) : T(0);
-            }
+            dz.read(row, r);
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) {
                 const int ky = i - r;
@@ -122,15 +165,14 @@ __device__ __forceinline__ T strided_window(int y, int x, int out_height, int ou
 }
 
 // Gradient by the taps: sums[ky][kx] += sum over the tile of dz[i][j] * x[i * STRIDE_Y + ky][j * STRIDE_X + kx],
-// for TAP_ROWS x TAP_COLUMNS taps; `x` is what the first of them sees of the tile's first window.
-template <typename W, int TAP_ROWS, int TAP_COLUMNS, int ROWS, int COLUMNS, typename T>
-__device__ __forceinline__ void add_products(T *sums, const T (&dz)[ROWS][COLUMNS], const T *x, int pitch) {
+// for TAP_ROWS x TAP_COLUMNS taps; `x`, Rows or SkewedRows, is what the first of them sees of the tile's first window.
+template <typename W, int TAP_ROWS, int TAP_COLUMNS, int ROWS, int COLUMNS, typename T, typename X>
+__device__ __forceinline__ void add_products(T *sums, const T (&dz)[ROWS][COLUMNS], const X &x) {
     constexpr int WIDTH = (COLUMNS - 1) * W::STRIDE_X + TAP_COLUMNS;
 #pragma unroll
     for (int r = 0; r < (ROWS - 1) * W::STRIDE_Y + TAP_ROWS; ++r) {
         T row[WIDTH];
-#pragma unroll
-        for (int q = 0; q < WIDTH; ++q) row[q] = x[r * pitch + q];
+        x.read(row, r);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
             const int ky = r - i * W::STRIDE_Y;
@@ -177,91 +219,54 @@ __device__ __forceinline__ int hidden_count() {
     return count;
 }
 
-// A window in shared memory whose rows lie `pitch` apart, with `skew` more behind every BAND of them, so that
-// lanes whose windows begin some bands apart read from other banks.
-template <int BAND, typename T>
-struct SkewedRows {
-    const T *first;
-    int pitch, skew;
-    __device__ __forceinline__ const T *at(int row) const { return first + row * pitch + row / BAND * skew; }
-};
-
-// add_windows for skewed rows, from row `first` of the window and of the kernel on.
-template <typename W, int ROWS, int COLUMNS, int BAND, typename T>
-__device__ __forceinline__ void add_skewed_windows(T (&z)[ROWS][COLUMNS], const SkewedRows<BAND, T> &x, int first,
-                                                   const T *weight) {
-    T taps[W::TAPS];
-#pragma unroll
-    for (int t = 0; t < W::TAPS; ++t) taps[t] = weight[first * W::KERNEL_WIDTH + t];
-#pragma unroll
-    for (int r = 0; r < W::rows(ROWS); ++r) {
-        const T *from = x.at(first + r);
-        T row[W::columns(COLUMNS)];
-#pragma unroll
-        for (int q = 0; q < W::columns(COLUMNS); ++q) row[q] = from[q];
-#pragma unroll
-        for (int i = 0; i < ROWS; ++i) {
-            const int ky = r - i * W::STRIDE_Y;
-            if (ky >= 0 && ky < W::KERNEL_HEIGHT)
-                correlate_row<COLUMNS, W::KERNEL_WIDTH, W::STRIDE_X>(z[i], row, taps + ky * W::KERNEL_WIDTH);
-        }
-    }
-}
-
-// Forward for kernels of any size, band by band of their rows. Where the rows are not skewed, and where the taps do
-// not fit into registers, add_windows does it.
-template <typename W, bool SKEWED, int ROWS, int COLUMNS, int BAND, typename T>
-__device__ __forceinline__ void add_banded_windows(T (&z)[ROWS][COLUMNS], const SkewedRows<BAND, T> &x,
-                                                   const T *weight) {
+// Forward for kernels of any size, band by band of their rows.
+template <typename W, int ROWS, int COLUMNS, typename T, typename X>
+__device__ __forceinline__ void add_banded_windows(T (&z)[ROWS][COLUMNS], const X &x, const T *weight) {
     using B = Bands<W>;
     const int bands = B::LEFT > 0 ? hidden_count<B::COUNT>() : B::COUNT;
 #pragma unroll 1
-    for (int band = 0; band < bands; ++band) {
-        const int first = band * B::ROWS;
-        if constexpr (SKEWED)
-            add_skewed_windows<typename B::Band>(z, x, first, weight);
-        else
-            add_windows<typename B::Band>(z, x.first + first * x.pitch, x.pitch, weight + first * W::KERNEL_WIDTH);
-    }
+    for (int band = 0; band < bands; ++band)
+        add_windows<typename B::Band>(z, x.from(band * B::ROWS), weight + band * B::ROWS * W::KERNEL_WIDTH);
     if constexpr (B::LEFT > 0) {
         constexpr int FIRST = B::COUNT * B::ROWS;
-        if constexpr (SKEWED)
-            add_skewed_windows<typename B::Last>(z, x, FIRST, weight);
-        else
-            add_windows<typename B::Last>(z, x.first + FIRST * x.pitch, x.pitch, weight + FIRST * W::KERNEL_WIDTH);
+        add_windows<typename B::Last>(z, x.from(FIRST), weight + FIRST * W::KERNEL_WIDTH);
     }
 }
 
 // dz that is staged with zeros around it, for add_transposed_windows with a band of a kernel's rows; `rows` begin where
 // the kernel's last element sees the tile's first pixel, which is `below` rows above that of the band's last.
-template <int KERNEL_HEIGHT, int KERNEL_WIDTH, int BAND, typename T>
+template <int KERNEL_HEIGHT, int KERNEL_WIDTH, typename X>
 struct StagedDz {
     static constexpr bool WHOLE_ROWS = false;
-    SkewedRows<BAND, T> rows;
+    X rows;
     int below;
 
     static __device__ constexpr bool has_row(int) { return true; }
     static __device__ constexpr bool has_column(int) { return true; }
-    __device__ __forceinline__ T at(int row, int column) const {
+    __device__ __forceinline__ auto at(int row, int column) const {
         return rows.at(row + KERNEL_HEIGHT - 1 + below)[column + KERNEL_WIDTH - 1];
+    }
+    template <typename T, int COUNT>
+    __device__ __forceinline__ void read(T (&to)[COUNT], int row) const {
+        rows.read(to, row + KERNEL_HEIGHT - 1 + below);
     }
 };
 
-// add_transposed_windows for staged dz and kernels of any size, band by band of their rows.
-template <typename W, int ROWS, int COLUMNS, int BAND, typename T>
-__device__ __forceinline__ void add_banded_transposed_windows(T (&grad)[ROWS][COLUMNS],
-                                                              const SkewedRows<BAND, T> &dz, const T *weight) {
+// add_transposed_windows for staged dz, Rows or SkewedRows, and kernels of any size, band by band of their rows.
+template <typename W, int ROWS, int COLUMNS, typename T, typename X>
+__device__ __forceinline__ void add_banded_transposed_windows(T (&grad)[ROWS][COLUMNS], const X &dz,
+                                                              const T *weight) {
     using B = Bands<W>;
     const int bands = B::LEFT > 0 ? hidden_count<B::COUNT>() : B::COUNT;
 #pragma unroll 1
     for (int band = 0; band < bands; ++band) {
-        using Dz = StagedDz<B::ROWS, W::KERNEL_WIDTH, BAND, T>;
+        using Dz = StagedDz<B::ROWS, W::KERNEL_WIDTH, X>;
         add_transposed_windows<typename B::Band>(grad, weight + band * B::Band::TAPS,
                                                  Dz{dz, W::KERNEL_HEIGHT - (band + 1) * B::ROWS});
     }
     if constexpr (B::LEFT > 0)
         add_transposed_windows<typename B::Last>(grad, weight + B::COUNT * B::Band::TAPS,
-                                                 StagedDz<B::LEFT, W::KERNEL_WIDTH, BAND, T>{dz, 0});
+                                                 StagedDz<B::LEFT, W::KERNEL_WIDTH, X>{dz, 0});
 }
 
 // What TAP_ROWS x TAP_COLUMNS taps see of a tile of ROWS x COLUMNS windows, in registers, so that several
@@ -272,23 +277,19 @@ struct SharedWindow {
     static constexpr int WIDTH = (COLUMNS - 1) * W::STRIDE_X + TAP_COLUMNS;
     T at[HEIGHT][WIDTH];
 
-    template <int BAND>
-    __device__ __forceinline__ void load(const SkewedRows<BAND, T> &x) {
+    template <typename X>
+    __device__ __forceinline__ void load(const X &x) {
 #pragma unroll
-        for (int r = 0; r < HEIGHT; ++r) {
-            const T *from = x.at(r);
-#pragma unroll
-            for (int q = 0; q < WIDTH; ++q) at[r][q] = from[q];
-        }
+        for (int r = 0; r < HEIGHT; ++r) x.read(at[r], r);
     }
 
     // As add_products, `dz` being read row by row; where it is `counted`, its sum is added to `total`.
-    __device__ __forceinline__ void add_products(T *sums, T &total, const T *dz, int pitch, bool counted) const {
+    template <typename Dz>
+    __device__ __forceinline__ void add_products(T *sums, T &total, const Dz &dz, bool counted) const {
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
             T row[COLUMNS];
-#pragma unroll
-            for (int j = 0; j < COLUMNS; ++j) row[j] = dz[i * pitch + j];
+            dz.read(row, i);
             if (counted)
 #pragma unroll
                 for (int j = 0; j < COLUMNS; ++j) total += row[j];

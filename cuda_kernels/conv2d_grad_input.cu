@@ -34,7 +34,8 @@ struct GradInput {
         wait_for_copies<0>();
         if constexpr (HAS_SLOPE) apply_slopes<THREADS>(staged, outputs, count, stage, maps, origin, v);
     }
-    __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const SkewedRows<BAND, real> &window,
+    template <class X>
+    __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const X &window,
                                         const real *weight) const {
         add_banded_transposed_windows<Kernel>(grad, window, weight);
     }

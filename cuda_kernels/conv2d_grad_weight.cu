@@ -55,26 +55,23 @@ struct Record {
 __device__ __forceinline__ void add_tile(real (&sums)[SHARED][Sums::PADDED], const real *x, int x_pitch,
                                          int x_skew, const real *(&dz)[SHARED], int at, int dz_pitch,
                                          const bool (&counted)[SHARED]) {
-    const real *first[SHARED];
-#pragma unroll
-    for (int q = 0; q < SHARED; ++q)
-        first[q] = static_cast<const real *>(__builtin_assume_aligned(dz[q] + at, DZ_ALIGNMENT * sizeof(real)));
-    const real *seen = static_cast<const real *>(__builtin_assume_aligned(x, WINDOW_ALIGNMENT * sizeof(real)));
+    using DzRows = Rows<DZ_ALIGNMENT, real>;
     if constexpr (SHARED == 1) {
         real tile[TILE_ROWS][TILE_COLUMNS];
 #pragma unroll
-        for (int i = 0; i < TILE_ROWS; ++i)
+        for (int i = 0; i < TILE_ROWS; ++i) {
+            DzRows{dz[0] + at, dz_pitch}.read(tile[i], i);
 #pragma unroll
-            for (int j = 0; j < TILE_COLUMNS; ++j) {
-                tile[i][j] = first[0][i * dz_pitch + j];
+            for (int j = 0; j < TILE_COLUMNS; ++j)
                 if (counted[0]) sums[0][TAPS] += tile[i][j];
-            }
-        add_products<Kernel, TAP_ROWS, TAP_COLUMNS>(sums[0], tile, seen, x_pitch);
+        }
+        add_products<Kernel, TAP_ROWS, TAP_COLUMNS>(sums[0], tile, Rows<WINDOW_ALIGNMENT, real>{x, x_pitch});
     } else {
         SharedWindow<Kernel, TAP_ROWS, TAP_COLUMNS, TILE_ROWS, TILE_COLUMNS, real> window;
-        window.load(SkewedRows<BAND, real>{seen, x_pitch, x_skew});
+        window.load(SkewedRows<BAND, WINDOW_ALIGNMENT, real>{x, x_pitch, x_skew});
 #pragma unroll
-        for (int q = 0; q < SHARED; ++q) window.add_products(sums[q], sums[q][TAPS], first[q], dz_pitch, counted[q]);
+        for (int q = 0; q < SHARED; ++q)
+            window.add_products(sums[q], sums[q][TAPS], DzRows{dz[q] + at, dz_pitch}, counted[q]);
     }
 }
 

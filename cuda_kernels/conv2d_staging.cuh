@@ -106,12 +106,16 @@ __device__ __forceinline__ int group_size(const Maps &maps, int column, const vo
 template <int V, int THREADS, class S>
 __device__ __forceinline__ void copy_groups(real *staged, const real *source, const int *list, int count,
                                             const S &stage, const Maps &maps, const StageOrigin &origin) {
-    const int slot_size = stage.slot(), area = maps.area();
+    const int slot_size = stage.slot();
     each_group<V, THREADS>(stage, maps, origin, [&](int element, size_t from, bool there) {
+        // In bytes, so that an address is one multiplication and addition; where nothing is there, all maps are
+        // the first one.
+        const char *const first = reinterpret_cast<const char *>(source + from);
+        const unsigned bytes = there ? maps.area() * sizeof(real) : 0;
+        real *to = staged + element;
 #pragma unroll COPIES_AT_ONCE
-        for (int slot = 0; slot < count; ++slot)
-            copy_async<V * sizeof(real)>(staged + slot * slot_size + element,
-                                         source + (there ? from + (size_t)list[slot] * area : 0), there);
+        for (int slot = 0; slot < count; ++slot, to += slot_size)
+            copy_async<V * sizeof(real)>(to, first + (size_t)(unsigned)list[slot] * bytes, there);
     });
 }
 

@@ -31,6 +31,14 @@ constexpr int TILE = TILE_ROWS * TILE_COLUMNS;
 constexpr int BAND = TILE_ROWS * STRIDE_Y;
 using Kernel = Window<KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_Y, STRIDE_X>;
 
+// A lane's window in a slot: `first` is its first element.
+__device__ __forceinline__ auto window_of(const real *first, const Stage<BAND> &stage) {
+    if constexpr (SKEWED)
+        return SkewedRows<BAND, WINDOW_ALIGNMENT, real>{first, stage.pitch, stage.skew};
+    else
+        return Rows<WINDOW_ALIGNMENT, real>{first, stage.pitch};
+}
+
 struct Walk {
     const int *used_starts, *used, *target_maps, *starts;
     const int2 *entries;
@@ -92,8 +100,7 @@ __device__ __forceinline__ void walk_connections(const Op &op, real *staged, con
     // where the lane's window begins in a slot
     const int window = stage.place(owner.sample + owner.tile.sample, owner.tile.row * STRIDE_Y,
                                    owner.tile.column * STRIDE_X + op.lead);
-    const real *mine = static_cast<const real *>(
-        __builtin_assume_aligned(staged + window, WINDOW_ALIGNMENT * sizeof(real)));
+    const real *mine = staged + window;
     const int slot_size = stage.slot();
 
 #pragma unroll 1
@@ -136,7 +143,7 @@ __device__ __forceinline__ void walk_connections(const Op &op, real *staged, con
                     for (; e < end; ++e) {
                         const int2 entry = next;
                         if (e + 1 < end) next = walk.entries[e + 1];  // comes while this one is computed
-                        op.add(tiles[m], SkewedRows<BAND, real>{mine + entry.x * slot_size, stage.pitch, stage.skew},
+                        op.add(tiles[m], window_of(mine + entry.x * slot_size, stage),
                                weight + (size_t)entry.y * Kernel::TAPS);
                     }
                 }

@@ -36,8 +36,8 @@ struct Tiles {
 };
 
 // What a tile of input pixels sees of an output map; (top, left) is where the window that begins at the tile's
-// first pixel lies. WHOLE_ROWS: the tile is as wide as the map, so that `left` is known to the compiler.
-template <class M, bool WholeRows>
+// first pixel lies; rows are read from BEFORE columns to the left of it on. WHOLE_ROWS: the tile is as wide as the map, so that `left` is known to the compiler.
+template <class M, bool WholeRows, int BEFORE>
 struct TileDz {
     static constexpr bool WHOLE_ROWS = WholeRows;
     const real *map;
@@ -49,6 +49,11 @@ struct TileDz {
     }
     __device__ __forceinline__ real at(int row, int column) const {
         return map[(top + row) * M::PITCH + left + column];
+    }
+    template <int COUNT>
+    __device__ __forceinline__ void read(real (&to)[COUNT], int row) const {
+#pragma unroll
+        for (int q = 0; q < COUNT; ++q) to[q] = has_column(q - BEFORE) ? at(row, q - BEFORE) : real(0);
     }
 };
 
@@ -81,7 +86,7 @@ struct Conv2dLayer {
                 for (int j = 0; j < L::FORWARD_COLUMNS; ++j) z[i][j] = bias;
 #pragma unroll 1
             for (int entry = L::first_of_output(o); entry < L::first_of_output(o + 1); ++entry)
-                add_windows<W>(z, work.memory + corner + L::input_of(entry) * In::MAP, In::PITCH,
+                add_windows<W>(z, Rows<1, real>{work.memory + corner + L::input_of(entry) * In::MAP, In::PITCH},
                                weight + L::connection_of_output(entry) * W::TAPS);
 #pragma unroll
             for (int i = 0; i < L::FORWARD_ROWS; ++i)
@@ -135,7 +140,7 @@ struct Conv2dLayer {
                         }
                     const int corner = In::at(n, i_map, tile.row * W::STRIDE_Y - L::PADDING_Y + tap_row,
                                               tile.column * W::STRIDE_X - L::PADDING_X + tap_column);
-                    add_products<W, L::TAP_ROWS, L::TAP_COLUMNS>(sums, dz, work.memory + corner, In::PITCH);
+                    add_products<W, L::TAP_ROWS, L::TAP_COLUMNS>(sums, dz, Rows<1, real>{work.memory + corner, In::PITCH});
                 }
             }
             Sums::add(sums);
@@ -178,7 +183,7 @@ struct Conv2dLayer {
                 const real *dz = work.memory + Dz::at(n, L::output_of(entry));
                 const real *taps = weight + L::connection_of_input(entry) * W::TAPS;
                 if constexpr (W::STRIDE_Y == 1 && W::STRIDE_X == 1) {
-                    add_transposed_windows<W>(grad, taps, TileDz<Dz, T::ACROSS == 1>{dz, top, left});
+                    add_transposed_windows<W>(grad, taps, TileDz<Dz, T::ACROSS == 1, W::KERNEL_WIDTH - 1>{dz, top, left});
                 } else {
 #pragma unroll
                     for (int i = 0; i < L::INPUT_ROWS; ++i)
