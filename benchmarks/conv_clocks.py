@@ -11,13 +11,6 @@ MOST_QUEUED = 100  # calls; the queue of a GPU holds about a thousand kernels
 WAITED = 1.5       # times as long as queueing took before
 CLOCK = 2e9        # cycles of a GPU in a second, at the most
 
-_WAIT = """extern "C" __global__ void wait(long long cycles) {
-    const long long start = clock64();
-    while (clock64() - start < cycles) {
-    }
-}"""
-
-
 class Calls:
     """Times calls of functions with a clock."""
 
@@ -47,7 +40,7 @@ class WallClock:
 
 
 class EventClock:
-    """Of work on a GPU. `event()` makes a recorded event, `wait(cycles)` keeps the device busy,
+    """Of work on a GPU. `event()` makes a recorded event, `wait(seconds)` keeps the device busy,
     `between(first, last)` waits for the second of two events and gives the seconds between."""
 
     most = MOST_QUEUED
@@ -59,7 +52,7 @@ class EventClock:
         self._queueing = {}
 
     def __call__(self, work, count):
-        self._wait(int(CLOCK * WAITED * count * self._queueing.get(work, 0)))
+        self._wait(WAITED * count * self._queueing.get(work, 0))
         first = self._event()
         start = time.perf_counter()
         for _ in range(count):
@@ -82,16 +75,14 @@ def torch_clock(torch, device):
         last.synchronize()
         return first.elapsed_time(last) / 1e3
 
-    return EventClock(event, torch.cuda._sleep, between)
+    return EventClock(event, lambda seconds: torch.cuda._sleep(int(CLOCK * seconds)), between)
 
 
-def cupy_clock(device):
-    """A clock of this library's work on a device, on CuPy's current stream."""
-    if device == "cpu":
+def cupy_clock(backend):
+    """A clock of this library's work on a backend's device, on CuPy's current stream."""
+    if backend.device == "cpu":
         return WallClock()
     import cupy
-
-    kernel = cupy.RawKernel(_WAIT, "wait")
 
     def event():
         made = cupy.cuda.Event()
@@ -102,4 +93,4 @@ def cupy_clock(device):
         last.synchronize()
         return cupy.cuda.get_elapsed_time(first, last) / 1e3
 
-    return EventClock(event, lambda cycles: kernel((1,), (1,), (cycles,)), between)
+    return EventClock(event, backend.runtime.wait, between)

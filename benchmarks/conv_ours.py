@@ -43,7 +43,7 @@ class Worker:
         self._samples_last = samples_last
         self._precision = {} if precision == FLOAT32 else {"precision": precision}
         self._workspace = Workspace(self._backend)
-        self._calls = Calls(cupy_clock(device))
+        self._calls = Calls(cupy_clock(self._backend))
 
     def load(self, case):
         self._case = case

@@ -11,7 +11,7 @@ from tests.conv2d_cases import KERNEL_CASES
 from tests.cuda_on_cpu.runtime import PROFILE, HostRuntime
 from tests.online_cases import OnlineCase
 from tests.plan_cases import SMALL_PLANS
-from tests.training_cases import AdamCase, GatherCase, LossCase, SgdCase
+from tests.training_cases import AdamCase, GatherCase, LossCase, SgdCase, WaitCase
 from tests.update_cases import SMALL_UPDATES
 
 # (kernel, stride, activation, type)
@@ -68,7 +68,7 @@ SMALL_OPS = {
     "sgd_step, plain": SgdCase(300, momentum=0.0, dtype=DOUBLE),
     "adam_step": AdamCase(300, weight_decay=0.01),
 } | KERNEL_CASES
-SMALL_CASES = SMALL_OPS | SMALL_UPDATES | SMALL_PLANS | {"online": OnlineCase()}
+SMALL_CASES = SMALL_OPS | SMALL_UPDATES | SMALL_PLANS | {"online": OnlineCase(), "wait": WaitCase()}
 
 
 class RecordingRuntime(HostRuntime):

@@ -158,7 +158,7 @@ def test_all_settings_of_both_sides_compute_the_same_numbers(case):
 def test_our_side_tells_the_kernels_that_compute_a_case_on_a_gpu(cuda_on_cpu, precision,
                                                                  monkeypatch):
     monkeypatch.setattr(conv_ours, "get_backend", lambda device: cuda_on_cpu)
-    monkeypatch.setattr(conv_ours, "cupy_clock", lambda device: WallClock())
+    monkeypatch.setattr(conv_ours, "cupy_clock", lambda backend: WallClock())
     worker = conv_ours.Worker("cuda", precision=precision)
     case = cases(Shape(2, 6, 16, 7, 5), (100,), ())[0]
     worker.load(case)
@@ -317,7 +317,7 @@ def test_a_gpu_waits_until_its_work_is_queued_and_events_stand_around_the_calls(
         happened.append("event")
         return len(happened)
 
-    clock = EventClock(event, lambda cycles: happened.append(cycles), lambda first, last: 6.0)
+    clock = EventClock(event, lambda seconds: happened.append(seconds), lambda first, last: 6.0)
 
     def work():
         happened.append("call")

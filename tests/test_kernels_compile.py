@@ -66,7 +66,7 @@ def launch_op_cases(backend):
     backend.runtime.profile = SMALL_PLANS["plan, several groups"].profile
     SMALL_PLANS["plan, several groups"].run_blind(backend)
     backend.runtime.profile = PROFILE
-    for name in (*SMALL_OPS, "update", "update, shares", "online"):
+    for name in (*SMALL_OPS, "update", "update, shares", "online", "wait"):
         SMALL_CASES[name].run_blind(backend)
     table = ConnectionTable.full(2, 3)
     for kernel, stride, activation, dtype in CONV2D:

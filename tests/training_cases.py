@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from gpucnn.backends.cuda.kernels import Specialisation
 from tests import oracle
 from tests.cases import FLOAT, Case
 
@@ -169,3 +170,21 @@ class AdamCase(SgdCase):
             state = oracle.adam_step(state[0], a[f"gradients{step - 1}"], *state[1:], step=step,
                                      rate=self.rate, **self.options)
         return dict(zip(self.updated, state, strict=True))
+
+
+@dataclass(frozen=True)
+class WaitCase(Case):
+    """What a device does while work is queued (cuda_kernels/wait.cu). It has no results."""
+
+    cycles: int = 100_000
+    dtype: np.dtype = FLOAT
+
+    def arrays(self):
+        return {}
+
+    def call(self, backend, arrays, workspace=None):
+        backend.kernels.launch(Specialisation("wait.cu", self.dtype), "wait", 1, 1, self.cycles)
+        return {}
+
+    def expected(self, results):
+        return {}

@@ -6,17 +6,24 @@ This module imports without CuPy; finding.py says whether CuPy and a GPU are the
 """
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
 import numpy as np
 
 from gpucnn.backends.cuda.finding import Problem, import_cupy, software
+from gpucnn.backends.cuda.kernels import pasted_source
 from gpucnn.backends.cuda.profile import DeviceProfile, KernelResources, cupy_profile
 from gpucnn.errors import DeviceError, DTypeError, KernelError, ShapeError
 
 __all__ = ["CupyRuntime", "DeviceProfile", "Graph", "KernelResources", "Problem", "Runtime",
            "import_cupy"]
+
+WAIT = "wait.cu"
+WAITED = 1.5        # times as long as the host needs to queue what is timed
+MOST_WAITED = 0.2   # seconds
+USUAL_CLOCK = 2e9   # of a device that does not tell
 
 
 class Graph(ABC):
@@ -81,7 +88,7 @@ class Runtime(ABC):
     @abstractmethod
     def seconds(self, work, repetitions=10):
         """The device's time for one call of `work`, in seconds: the mean of `repetitions` calls in
-        a row, after one that is not counted."""
+        a row, after two that are not counted."""
 
     def capture(self, work):
         """A `Graph` of the launches that `work()` makes, which are not run. It keeps their arrays
@@ -126,6 +133,7 @@ class CupyRuntime(Runtime):
         self._index = index
         self.device = f"cuda:{index}"
         self.profile = cupy_profile(cupy, index, software(cupy))
+        self._wait = None
 
     def _here(self):
         return self._cupy.cuda.Device(self._index)
@@ -191,10 +199,22 @@ class CupyRuntime(Runtime):
         with self._here():
             self._cupy.cuda.get_current_stream().synchronize()
 
+    def wait(self, seconds):
+        """Keep the device busy for about so long, on the current stream: launches queue up behind.
+        The host takes longer to launch a small kernel than a device to run it."""
+        if self._wait is None:
+            self._wait = self.compile(pasted_source(WAIT, {}), WAIT)("wait")
+        self._wait(1, 1, (np.int64(seconds * (self.profile.clock or USUAL_CLOCK)),))
+
     def seconds(self, work, repetitions=10):
         self._refuse_in_capture("seconds")
         work()
+        self.synchronize()
+        began = time.perf_counter()
+        work()
+        queueing = (time.perf_counter() - began) * repetitions
         with self._here():
+            self.wait(min(MOST_WAITED, WAITED * queueing))
             start, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
             start.record()
             for _ in range(repetitions):
