@@ -9,7 +9,7 @@
 
 // How often a loop of copies is to be unrolled: where they pass registers, those are scarce.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-constexpr int COPIES_AT_ONCE = 8;
+constexpr int COPIES_AT_ONCE = 4;
 #else
 constexpr int COPIES_AT_ONCE = 1;
 #endif

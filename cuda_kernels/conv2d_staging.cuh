@@ -79,18 +79,22 @@ struct StageOrigin {
     int sample, row, column;
 };
 
-// Calls body(element of slot 0, source of map 0, whether it is there) for every group of V neighbouring
-// pixels that falls to this thread: the same ones at every call.
+// Calls body(element of slot 0, source of map 0, whether it is there, first slot, end of the slots) for every group of
+// V neighbouring pixels that falls to this thread: the same ones at every call. Where there are more threads than
+// groups, several share the slots of each.
 template <int V, int THREADS, class S, class Body>
-__device__ __forceinline__ void each_group(const S &stage, const Maps &maps, const StageOrigin &origin,
+__device__ __forceinline__ void each_group(const S &stage, const Maps &maps, const StageOrigin &origin, int slots,
                                            Body body) {
-    const int groups = (stage.columns + V - 1) / V;
-    for (int i = threadIdx.x; i < stage.samples * stage.rows * groups; i += THREADS) {
-        const int group = i % groups, row = i / groups % stage.rows, sample = i / groups / stage.rows;
+    const int groups = (stage.columns + V - 1) / V, count = stage.samples * stage.rows * groups;
+    const int parts = count < THREADS ? min(slots, THREADS / count) : 1;
+    const int share = parts > 1 ? (slots + parts - 1) / parts : slots;
+    for (int i = threadIdx.x; i < count * parts; i += THREADS) {
+        const int part = parts > 1 ? i / count : 0, at = i - part * count;
+        const int group = at % groups, row = at / groups % stage.rows, sample = at / groups / stage.rows;
         const int n = origin.sample + sample, y = origin.row + row, x = origin.column + group * V;
         const bool there = n < maps.samples && y >= 0 && y < maps.height && x >= 0 && x < maps.width;
         const size_t from = there ? (size_t)n * maps.count * maps.area() + y * maps.width + x : 0;
-        body(stage.place(sample, row, group * V), from, there);
+        body(stage.place(sample, row, group * V), from, there, part * share, min(slots, (part + 1) * share));
     }
 }
 
@@ -107,14 +111,15 @@ template <int V, int THREADS, class S>
 __device__ __forceinline__ void copy_groups(real *staged, const real *source, const int *list, int count,
                                             const S &stage, const Maps &maps, const StageOrigin &origin) {
     const int slot_size = stage.slot();
-    each_group<V, THREADS>(stage, maps, origin, [&](int element, size_t from, bool there) {
+    each_group<V, THREADS>(stage, maps, origin, count, [&](int element, size_t from, bool there, int first_slot,
+                                                           int end) {
         // In bytes, so that an address is one multiplication and addition; where nothing is there, all maps are
         // the first one.
         const char *const first = reinterpret_cast<const char *>(source + from);
         const unsigned bytes = there ? maps.area() * sizeof(real) : 0;
-        real *to = staged + element;
+        real *to = staged + first_slot * slot_size + element;
 #pragma unroll COPIES_AT_ONCE
-        for (int slot = 0; slot < count; ++slot, to += slot_size)
+        for (int slot = first_slot; slot < end; ++slot, to += slot_size)
             copy_async<V * sizeof(real)>(to, first + (size_t)(unsigned)list[slot] * bytes, there);
     });
 }
@@ -141,10 +146,10 @@ __device__ __forceinline__ void slope_groups(real *staged, int outputs, int coun
         real at[V];
     };
     const int slot_size = stage.slot();
-    each_group<V, THREADS>(stage, maps, origin, [&](int element, size_t, bool there) {
+    each_group<V, THREADS>(stage, maps, origin, count, [&](int element, size_t, bool there, int first_slot, int end) {
         if (!there) return;
 #pragma unroll 2
-        for (int slot = 0; slot < count; ++slot) {
+        for (int slot = first_slot; slot < end; ++slot) {
             Group *place = reinterpret_cast<Group *>(staged + slot * slot_size + element);
             const Group output = *reinterpret_cast<const Group *>(staged + outputs + slot * slot_size + element);
             Group dz = *place;

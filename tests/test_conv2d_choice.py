@@ -134,8 +134,8 @@ def test_sparse_tables_are_walked_on_every_gpu(architecture):
 
 
 @pytest.mark.parametrize(("options", "architecture", "families"), [
-    ({}, "sm_90", ("tensor_cores",)),
-    ({"precision": "tf32"}, "sm_80", ("tensor_cores",)),
+    ({}, "sm_90", ("tiles", "tensor_cores")),
+    ({"precision": "tf32"}, "sm_80", ("tiles", "tensor_cores")),
     ({}, "sm_75", ("tiles", "matrix")),
     ({"dtype": "float64"}, "sm_90", ("tiles", "matrix")),
 ], ids=str)

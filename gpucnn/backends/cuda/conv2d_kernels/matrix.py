@@ -1,12 +1,10 @@
 """Products of gathered matrices, for dense tables and few pixels: conv2d_matrix.cu.
 
 They multiply what is not joined too: in_maps * out_maps * taps for every pixel. Of a step of 16 in
-depth a thread issues ROWS * 8 * 16 multiply-adds and about 20 instructions for each of the 8
-elements that it gathers: at ROWS = 8 the multiply-adds are 85 % of what is issued. On tensor cores
-a warp's step takes 1024 multiply-adds for each mma, three of them for float's precision. So
-tiles.py is ahead for tables that are not dense, at equal sizes; with few pixels, strides or 1x1
-kernels, where its lanes idle or its loads serve few multiply-adds, and where tensor cores are, this
-is.
+depth a thread issues ROWS * 8 * 16 multiply-adds and finds the places of 8 elements that it
+gathers, which takes as long on tensor cores as without them: on an H200 (see COSTS) more than half
+of the time, and more than tiles.py needs even for full tables of 64 to 256 maps. With few pixels,
+strides or 1x1 kernels, where its lanes idle or its loads serve few multiply-adds, this is ahead.
 """
 
 from dataclasses import dataclass
@@ -21,10 +19,15 @@ from gpucnn.backends.cuda.kernels import Specialisation
 
 THREADS, TILE_IN, STEP = 128, 64, 16  # as in product_tile.cuh
 GATHERED = 8                        # elements of the maps that a thread gathers in a step
-GATHER, LEFT = 20, 5                # instructions of an element of the maps, and of the weights
 LEAST_SHARE = 256                   # positions of a share of grad_weight
 BLOCKS_AT_ONCE = 2                  # of a multiprocessor, at least
-LATENCY, ENDING = 600, 1500         # cycles of a step that waits for its loads, and at the end
+LATENCY, ENDING = 600, 15000        # cycles of a step that waits for its loads, and at the end
+SLOPE = 20                          # issue slots of the activation's derivative
+# Without and with tensor cores, fitted to 312 times on an H200: how often as long as its pipe needs
+# the multiplication takes, the issue slots of an element that is gathered, cycles of a step beside.
+COSTS = ({FORWARD: (1.45, 43, 0), GRAD_INPUT: (1.3, 50, 0), GRAD_WEIGHT: (2.5, 106, 550)},
+         {FORWARD: (2.0, 53, 0), GRAD_INPUT: (1.8, 60, 0), GRAD_WEIGHT: (3.75, 115, 950)})
+FRAGMENTS, PASS = 1.3, 0.57         # in passes: what all passes share, and what each takes
 
 
 @dataclass(frozen=True)
@@ -83,17 +86,15 @@ def _plan(problem, speed, rows, passes):
 
 def _step_cycles(problem, speed, rows, passes):
     """Of a multiprocessor for one step of a block."""
-    warps = THREADS // WARP
-    gathering = GATHERED * (GATHER + (8 if problem.has_slope else 0)) + 2 * rows * LEFT
-    if not passes:
-        words = 2 * rows + 2 * GATHERED   # of one depth: two of four neighbouring lanes differ
-        multiply_adds = GATHERED * rows * speed.multiply_add(problem.itemsize)
-        issued = STEP * (multiply_adds + words / 4) + gathering
-        return warps * max(issued / SCHEDULERS, STEP * words * problem.itemsize / 8)
-    fragments = rows * TILE_IN // 8 * 2 * passes      # mma of the block's step
-    parts = 2 * (4 * max(1, rows // 2) + 2 * (TILE_IN // 8 // (4 if rows < 2 else 2)))
-    issued = parts * (1 + (3 if passes == 3 else 1)) + fragments / warps + gathering
-    return max(warps * issued / SCHEDULERS, fragments * 1024 / speed.tensor_cores)
+    slower, gather, beside = COSTS[passes > 0][problem.op]
+    slots = GATHERED * (gather + SLOPE * problem.has_slope)
+    if passes:
+        fragments = rows * TILE_IN // 8 * 2   # mma of the block's step, for one pass
+        cycles = fragments * (FRAGMENTS + PASS * passes) * 1024 / speed.tensor_cores
+    else:
+        multiply_adds = STEP * GATHERED * rows * speed.multiply_add(problem.itemsize)
+        cycles = multiply_adds * THREADS // WARP / SCHEDULERS
+    return slower * cycles + slots * THREADS // WARP / SCHEDULERS + beside
 
 
 def launch(backend, problem, plan, arrays, results, workspace):

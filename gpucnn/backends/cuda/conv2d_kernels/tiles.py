@@ -38,13 +38,15 @@ SHAPES = ((4, 8), (5, 8), (5, 6), (7, 7), (4, 7), (2, 14), (2, 12), (2, 10), (5,
 # 4-byte registers for sums, taps and a row of the window (36 more are for all else), for sums alone
 REGISTERS, REGISTERS_WITHOUT_ASYNC, SUMS = 92, 80, 64
 LARGEST_IN_REGISTERS = 36   # taps, as in conv2d.cuh
+MAPS = (1, 2, 4)            # target maps of a warp: more share what is staged
 BLOCKS_AT_ONCE = 2          # as in conv2d_walk.cuh
 RESERVED_BYTES = 1024       # that the system takes of each block's shared memory
 STATIC_BYTES = 64           # more than the kernels declare
 # instructions beside loads and multiply-adds: of a connection, of writing a tile, of copying a
 # group of pixels, of finding the place of one
-CONNECTION, WRITE, COPY, DECODE = 12, 150, 5, 60
+CONNECTION, WRITE, COPY, DECODE = 25, 400, 35, 60
 BARRIERS = 400              # cycles: of a chunk's two, with a first copy's latency
+HIDDEN = 0.8                # of the accesses to shared memory, in the time of multiply-adds
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,9 @@ def plans(problem, speed):
     if problem.op == GRAD_INPUT and problem.stride != (1, 1):
         return []
     walked, found = Walked.of(problem), []
-    for (rows, columns), maps in product(SHAPES, (1, 2)):
+    for (rows, columns), maps in product(SHAPES, MAPS):
         larger = (rows > max(1, walked.size[0]) or columns > max(1, walked.size[1])
-                  or (maps > 1 and walked.targets == 1))
+                  or maps >= 2 * walked.targets)
         if larger or not _fits_registers(walked, speed, rows, columns, maps):
             continue
         cut = Cut.of(walked, rows, columns)
@@ -256,7 +258,7 @@ def _estimate(problem, speed, walked, cut, window, split):
     blocks = split.regions * -(-walked.targets // members)
     issued = (problem.taps * (tile * speed.multiply_add(walked.itemsize) + 1) + window.loads
               + CONNECTION)
-    connection = max(issued / SCHEDULERS, window.wavefronts + problem.taps)
+    connection = max(issued / SCHEDULERS, HIDDEN * (window.wavefronts + problem.taps))
     # the warp with most connections keeps the others waiting, but for the other block's work
     mean = connections / walked.targets * split.maps * split.turns * split.chunk / split.used
     spread = 0.3 if split.used <= split.chunk else 0.9 if split.at_once > 1 else 1.8

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from math import gcd
+from math import ceil, gcd
 
 import numpy as np
 
@@ -37,8 +37,11 @@ BLOCKS = ((512, 1), (256, 2), (128, 4))   # threads, and how many blocks a multi
 LARGEST_TILES = 64           # of a region: their places take shared memory
 TABLE_BYTES = 8 * LARGEST_TILES + 64
 RESERVED_BYTES = 1024
-COPY, DECODE, TILE = 5, 60, 14   # instructions as in tiles.py, and of a tile beside its own
+COPY, DECODE, TILE = 30, 60, 73   # instructions as in tiles.py, and of a tile beside its own
 BARRIERS, ENDING = 300, 1500     # cycles of a region's barriers; of the sums over lanes at the end
+# fitted on an H200: a multiply-add among others, a load with what waits for it
+MULTIPLY_ADD, LOAD = 0.8, 2.5
+HIDDEN = 0.8                     # as in tiles.py
 # loads of 16 bytes are served a team at a time, smaller ones together with those of other teams
 TEAMS_APART = {4: 4, 2: 3.2, 1: 2.4}
 SUMS = {"ROWS": 8, "COLUMNS": 32}   # of conv2d_sums.cu
@@ -235,11 +238,11 @@ def _estimate(problem, speed, cut, taps, region, layouts, inputs, regions):
     """(cycles of the busiest multiprocessor, bytes through the second cache)."""
     (down, across, samples), (x, dz), (vector, wanted, x_slots) = region, layouts, inputs
     block_samples, copies = samples * cut.slices, 1 + problem.has_slope
-    blocks = round(cut.blocks * wanted / x_slots)  # fewer input maps than wanted make more blocks
+    blocks = ceil(cut.blocks * wanted / x_slots)  # fewer input maps than wanted make more blocks
     pixels = cut.rows * cut.columns * cut.shared
-    issued = (pixels * (taps[0] * taps[1] * speed.multiply_add(problem.itemsize) + 0.25) + x.loads
-              + cut.shared * dz.loads + TILE)
-    tile = max(issued / SCHEDULERS, x.wavefronts + cut.shared * dz.wavefronts)
+    issued = (MULTIPLY_ADD * pixels * taps[0] * taps[1] * speed.multiply_add(problem.itemsize)
+              + LOAD * (x.loads + cut.shared * dz.loads) + TILE)
+    tile = max(issued / SCHEDULERS, HIDDEN * (x.wavefronts + cut.shared * dz.wavefronts))
     computing = (-(-down * across * samples // LANES)
                  * -(-cut.teams * cut.slices * LANES // WARP) * tile)
     x_elements, dz_elements = x.rows * x.columns * x_slots, dz.rows * dz.columns * cut.run

@@ -32,7 +32,9 @@ THREADS = (256, 512)
 HELD_REGISTERS = (0, 16, 32, 48, 64, 80)  # of a thread, for weights
 PARTS = (4, 2, 1)  # of a sum at most: each takes room of its own
 CLUSTERS = (2, 4, 8)
-CLUSTER_BARRIER = 825  # cycles, measured for 8 blocks of an H100
+# Cycles of a barrier of a cluster, with what its blocks wait for each other, and of sending a result
+# to a block: so that estimates rank eight ways to train LeNet-5 as an H200 does.
+CLUSTER_BARRIER, SENDING = 2000, 0.15
 RESIDENT = {2: 0.9, 4: 0.9, 8: 0.9}  # the share of multiprocessors that clusters of a size can use
 
 
@@ -176,16 +178,18 @@ class _Planner:
         convolution = Convolution(link.kernel_size, link.stride, link.connections.n_connections)
         here, output, gradient = (replace(maps, offset=0) for maps in (
             group.maps[number], group.maps[number + 1], group.gradient_maps[number + 1]))
+        weight_tile = tiles.weight_tile(block, convolution, here, gradient, colliding)
         others = {
             "forward": ("forward_tile", tiles.forward_tile(block, convolution, here, output,
-                                                           colliding), 1),
-            "grad_parameters": ("weight_tile", tiles.weight_tile(
-                block, convolution, here, gradient, colliding), 1)}
+                                                           colliding), 1, output.size),
+            "grad_parameters": ("weight_tile", weight_tile, 1,
+                                weight_tile.parts * layer.partial_size)}
         if link.needs_grad_input:  # a barrier before it too
             others["grad_input"] = ("input_tile", tiles.input_tile(
-                block, convolution, here, gradient, colliding), 2)
-        for phase, (name, tile, barriers) in others.items():
-            gain = tile.cycles + _barrier(barriers) - getattr(layer, name).cycles
+                block, convolution, here, gradient, colliding), 2, here.size)
+        for phase, (name, tile, barriers, results) in others.items():
+            gain = (tile.cycles + _barrier(barriers) + _sending(results, block.blocks)
+                    - getattr(layer, name).cycles)
             if gain.total < 0:
                 layer, saved = replace(layer, **{name: tile}), saved + gain
                 spread.add(phase)
@@ -207,12 +211,17 @@ class _Planner:
         for number in matrices:
             layer = layers[number]
             inputs, outputs = layer.link.features
-            divided = blocks > 1 and _in_shared(layer.link) * (1 - 1 / blocks) > (
-                2 * CLUSTER_BARRIER)
+            of_input = _registers(layer.link, self._itemsize)
+
+            def held_by(owners, inputs=inputs, outputs=outputs, of_input=of_input, free=reserved):
+                return _held(-(-inputs // (warps * owners)), of_input, warps * outputs,
+                             self._limit - memory.end, free)
+
+            saved = _in_shared(layer.link) * (1 - 1 / blocks)
+            divided = blocks > 1 and (saved > 2 * CLUSTER_BARRIER or held_by(1) is None)
             of_warp = -(-inputs // (warps * (blocks if divided else 1)))
             arrivals = memory.take(blocks * outputs) if divided else -1
-            of_input = _registers(layer.link, self._itemsize)
-            held = _held(of_warp, of_input, warps * outputs, self._limit - memory.end, reserved)
+            held = held_by(blocks if divided else 1)
             if held is None and blocks > 1:
                 return None
             homes[number] = (Home("global") if held is None
@@ -271,6 +280,11 @@ def _held(of_warp, of_input, input_size, free, registers_left):
 
 def _barrier(count):
     return Cycles(0, count * CLUSTER_BARRIER)
+
+
+def _sending(results, blocks):
+    """What a block waits while all of them send each other their shares of so many results."""
+    return Cycles(0, SENDING * results * blocks)
 
 
 def _in_shared(link):
