@@ -107,8 +107,9 @@ __device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const X &x, c
 // Gradient by the input, stride 1: grad[i][j] += sum over ky, kx of taps[ky][kx] * dz(i - ky, j - kx).
 // `Dz` reads dz relative to the output whose window begins at the tile's first pixel: at(row, column) where
 // has_row(row) and has_column(column), which are 0 elsewhere; read(to, row) as many columns of a row from
-// 1 - KERNEL_WIDTH on. What is known as the kernel is compiled to lie outside, as for a tile as wide as the
-// map, costs nothing.
+// 1 - KERNEL_WIDTH on, zeros where there are none: lanes of a warp mostly have different rows, and without
+// branches the loads of one row come while another is multiplied. What is known as the kernel is compiled to lie
+// outside, as for a tile as wide as the map, costs nothing.
 template <typename W, int ROWS, int COLUMNS, typename T, typename Dz>
 __device__ __forceinline__ void add_transposed_windows(T (&grad)[ROWS][COLUMNS], const T *weight, const Dz &dz) {
     static_assert(W::STRIDE_Y == 1 && W::STRIDE_X == 1, "other strides leave gaps: strided_window");
@@ -118,7 +119,6 @@ __device__ __forceinline__ void add_transposed_windows(T (&grad)[ROWS][COLUMNS],
         for (int t = 0; t < W::TAPS; ++t) taps[t] = weight[t];
 #pragma unroll
         for (int r = 1 - W::KERNEL_HEIGHT; r < ROWS; ++r) {
-            if (!dz.has_row(r)) continue;
             T row[W::columns(COLUMNS)];
             dz.read(row, r);
 #pragma unroll

@@ -59,11 +59,10 @@ struct Owner {
     static __device__ int lane() { return threadIdx.x % 32; }
 };
 
-// Writes a warp's tiles of one target map: value(element of the tile) of each pixel inside the map.
-template <class Value>
+// Writes what lies inside of a warp's tiles of one target map.
 __device__ __forceinline__ void write_tiles(real *buffer, real *target, int map, const Maps &maps,
                                             const TileGrid &grid, const Region &region, const Owner &owner,
-                                            int warp_samples, Value value) {
+                                            int warp_samples, const real (&values)[TILE_ROWS][TILE_COLUMNS]) {
     const int rows = min(grid.rows, maps.height - region.row);
     const int columns = min(grid.columns, maps.width - region.column);
     const int size = rows * columns;
@@ -75,7 +74,7 @@ __device__ __forceinline__ void write_tiles(real *buffer, real *target, int map,
             for (int j = 0; j < TILE_COLUMNS; ++j) {
                 const int row = owner.tile.row + i, column = owner.tile.column + j;
                 if (row < rows && column < columns)
-                    buffer[owner.tile.sample * size + row * columns + column] = value(i, j);
+                    buffer[owner.tile.sample * size + row * columns + column] = values[i][j];
             }
     __syncwarp();
     const int first = region.sample + owner.sample;
@@ -154,8 +153,14 @@ __device__ __forceinline__ void walk_connections(const Op &op, real *staged, con
                 const int map = walk.target_maps[first_slot + m];
                 if (map < 0) continue;
                 real *const buffer = staged + walk.store_at + Owner::warp() * 32 * TILE;
-                write_tiles(buffer, target, map, target_maps, grid, region, owner, warp_samples,
-                            [&](int i, int j) { return op.value(tiles[m][i][j]); });
+#pragma unroll
+                for (int i = 0; i < TILE_ROWS; ++i)
+#pragma unroll
+                    for (int j = 0; j < TILE_COLUMNS; ++j) {
+                        tiles[m][i][j] = op.value(tiles[m][i][j]);
+                        settle(tiles[m][i][j]);
+                    }
+                write_tiles(buffer, target, map, target_maps, grid, region, owner, warp_samples, tiles[m]);
             }
         }
     }

@@ -113,6 +113,29 @@ __device__ __forceinline__ void each_of_samples(Visit visit) {
     for (int i = thread_index(); i < SAMPLES * COUNT; i += THREADS) visit(i / COUNT, i % COUNT);
 }
 
+// Calls store(n, i, value(n, i)) for each of COUNT things of each sample, AT_ONCE of a thread at a time: their values
+// are there before any is stored, as a load waits for stores that may go to the same place.
+template <int COUNT, int AT_ONCE, typename Value, typename Store>
+__device__ __forceinline__ void each_value_of_samples(Value value, Store store) {
+    constexpr int ALL = SAMPLES * COUNT;
+#pragma unroll 1
+    for (int first = thread_index(); first < ALL; first += AT_ONCE * THREADS) {
+        real values[AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) {
+            const int i = min(first + k * THREADS, ALL - 1);
+            values[k] = value(i / COUNT, i % COUNT);
+        }
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) settle(values[k]);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) {
+            const int i = first + k * THREADS;
+            if (i < ALL) store(i / COUNT, i % COUNT, values[k]);
+        }
+    }
+}
+
 // Layers in a row, computed one after the other with barriers between.
 template <class... None>
 struct Chain {

@@ -20,6 +20,7 @@ template <int HEIGHT, int WIDTH, int ROWS, int COLUMNS>
 struct Tiles {
     static constexpr int DOWN = (HEIGHT + ROWS - 1) / ROWS, ACROSS = (WIDTH + COLUMNS - 1) / COLUMNS,
                          COUNT = DOWN * ACROSS;
+    static constexpr bool EVEN_DOWN = HEIGHT % ROWS == 0, EVEN_ACROSS = WIDTH % COLUMNS == 0;
     static_assert(ROWS <= HEIGHT && COLUMNS <= WIDTH, "a tile reaches beyond its map");
     int row, column;            // its first pixel
     int own_row, own_column;    // the first pixel that no earlier tile owns
@@ -27,11 +28,11 @@ struct Tiles {
     __device__ __forceinline__ explicit Tiles(int number) {
         own_row = number / ACROSS * ROWS;
         own_column = ACROSS == 1 ? 0 : number % ACROSS * COLUMNS;
-        row = min(own_row, HEIGHT - ROWS);
-        column = ACROSS == 1 ? 0 : min(own_column, WIDTH - COLUMNS);
+        row = EVEN_DOWN ? own_row : min(own_row, HEIGHT - ROWS);
+        column = EVEN_ACROSS ? own_column : min(own_column, WIDTH - COLUMNS);
     }
     __device__ __forceinline__ bool owns(int i, int j) const {
-        return row + i >= own_row && (ACROSS == 1 || column + j >= own_column);
+        return (EVEN_DOWN || row + i >= own_row) && (EVEN_ACROSS || column + j >= own_column);
     }
 };
 
@@ -52,8 +53,9 @@ struct TileDz {
     }
     template <int COUNT>
     __device__ __forceinline__ void read(real (&to)[COUNT], int row) const {
+        const bool here = has_row(row);
 #pragma unroll
-        for (int q = 0; q < COUNT; ++q) to[q] = has_column(q - BEFORE) ? at(row, q - BEFORE) : real(0);
+        for (int q = 0; q < COUNT; ++q) to[q] = here && has_column(q - BEFORE) ? at(row, q - BEFORE) : real(0);
     }
 };
 
@@ -91,10 +93,15 @@ struct Conv2dLayer {
 #pragma unroll
             for (int i = 0; i < L::FORWARD_ROWS; ++i)
 #pragma unroll
+                for (int j = 0; j < L::FORWARD_COLUMNS; ++j) {
+                    z[i][j] = L::Squash::value(z[i][j]);
+                    settle(z[i][j]);
+                }
+#pragma unroll
+            for (int i = 0; i < L::FORWARD_ROWS; ++i)
+#pragma unroll
                 for (int j = 0; j < L::FORWARD_COLUMNS; ++j)
-                    if (tile.owns(i, j))
-                        Phase::put(work, Out::at(n, o, tile.row + i, tile.column + j),
-                                   L::Squash::value(z[i][j]));
+                    if (tile.owns(i, j)) Phase::put(work, Out::at(n, o, tile.row + i, tile.column + j), z[i][j]);
         }
     }
 
@@ -197,10 +204,16 @@ struct Conv2dLayer {
 #pragma unroll
             for (int i = 0; i < L::INPUT_ROWS; ++i)
 #pragma unroll
+                for (int j = 0; j < L::INPUT_COLUMNS; ++j) {
+                    grad[i][j] *= L::Before::slope(work.memory[In::at(n, i_map, tile.row + i, tile.column + j)]);
+                    settle(grad[i][j]);
+                }
+#pragma unroll
+            for (int i = 0; i < L::INPUT_ROWS; ++i)
+#pragma unroll
                 for (int j = 0; j < L::INPUT_COLUMNS; ++j)
                     if (tile.owns(i, j))
-                        write_grad_input<L, L::SPREAD_GRAD_INPUT>(work, In::at(n, i_map, tile.row + i, tile.column + j),
-                                            Dx::at(n, i_map, tile.row + i, tile.column + j), grad[i][j]);
+                        Phase::put(work, Dx::at(n, i_map, tile.row + i, tile.column + j), grad[i][j]);
         }
     }
 };

@@ -84,7 +84,7 @@ struct MatrixLayer {
             const int i = first + thread % 8 * VECTOR;
             real sums[Sums::PADDED] = {};
             if (i < FEATURES) {
-#pragma unroll 4
+#pragma unroll 8  // loads of weights under way
                 for (int o = thread / 8 % 4; o < Dz::SIZE; o += 4) {
                     real w[VECTOR];
                     read_pack(w, weight + (size_t)o * FEATURES + i);

@@ -28,26 +28,51 @@ __device__ __forceinline__ Images batch_of(Images images, const int *number) {
 }
 
 // Brings the images of a part of the batch into InputMaps, scaled, centred and shifted. Beyond the
-// batch's end all is background.
+// batch's end all is background. A thread has the same pixels of all samples; those of a few are on their way from
+// global memory at a time.
 __device__ __forceinline__ void load_images(const Work &work, const Images &images) {
-    each_of_samples<InputMaps::SIZE, 4>([&](int n, int i) {
-        const int k = work.first + n;
-        real value = images.background;
-        if (k < work.samples) {
-            const int map = i / InputMaps::PIXELS, y = i / InputMaps::WIDTH % InputMaps::HEIGHT;
-            const int x = i % InputMaps::WIDTH;
-            const Placement placement(images.height, images.width, InputMaps::HEIGHT, InputMaps::WIDTH,
-                                      images.shifts ? images.shifts + 2 * k : nullptr);
-            const size_t begin = ((size_t)images.order[k] * InputMaps::MAPS + map) * images.height * images.width;
-            value = images.bytes
-                        ? placed_pixel(images.bytes + begin, images.height, images.width, placement, y, x,
-                                       images.background,
-                                       [&](unsigned char byte) { return images.background + real(byte) * images.step; })
-                        : placed_pixel(images.reals + begin, images.height, images.width, placement, y, x,
-                                       images.background, [](real pixel) { return pixel; });
+    constexpr int AT_ONCE = SAMPLES < 4 ? SAMPLES : 4;
+    const int pixels = images.height * images.width;
+#pragma unroll 1
+    for (int i = thread_index(); i < InputMaps::SIZE; i += THREADS) {
+        const int map = i / InputMaps::PIXELS, y = i / InputMaps::WIDTH % InputMaps::HEIGHT;
+        const int x = i % InputMaps::WIDTH;
+        const int to = InputMaps::at_pixel(0, i);
+#pragma unroll 1
+        for (int first = 0; first < SAMPLES; first += AT_ONCE) {
+            long long from[AT_ONCE];  // -1 for the background
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; ++j) {
+                const int k = min(work.first + first + j, work.samples - 1);
+                from[j] = (long long)images.order[k] * InputMaps::MAPS * pixels;
+            }
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; ++j) {
+                const int k = min(work.first + first + j, work.samples - 1);
+                const Placement placement(images.height, images.width, InputMaps::HEIGHT, InputMaps::WIDTH,
+                                          images.shifts ? images.shifts + 2 * k : nullptr);
+                const long long place = placed(map, images.height, images.width, placement, y, x);
+                from[j] = place < 0 || work.first + first + j >= work.samples ? -1 : from[j] + place;
+            }
+            real values[AT_ONCE];
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; ++j) values[j] = images.background;
+            if (images.bytes) {
+                unsigned char bytes[AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) bytes[j] = from[j] >= 0 ? images.bytes[from[j]] : 0;
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) values[j] += real(bytes[j]) * images.step;
+            } else {
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j)
+                    if (from[j] >= 0) values[j] = images.reals[from[j]];
+            }
+#pragma unroll
+            for (int j = 0; j < AT_ONCE; ++j)
+                if (first + j < SAMPLES) work.memory[to + (first + j) * InputMaps::SAMPLE] = values[j];
         }
-        work.memory[InputMaps::at_pixel(n, i)] = value;
-    });
+    }
 }
 
 // Brings the labels of a part of the batch into shared memory, long before the loss asks for them.

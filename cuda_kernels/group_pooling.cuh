@@ -6,6 +6,8 @@
 
 #include "max_pool2d.cuh"
 
+constexpr int POOLED_AT_ONCE = 4;  // output pixels of a thread
+
 template <class L>
 using PoolOf = Pool<L::POOL_HEIGHT, L::POOL_WIDTH, L::STRIDE_Y, L::STRIDE_X>;
 
@@ -23,18 +25,29 @@ __device__ __forceinline__ void each_cell(Visit visit) {
     });
 }
 
-// Calls visit(iy, ix, inside, place) for each pixel of a cell; `inside` the window it has number `place`.
-template <class L, typename Visit>
-__device__ __forceinline__ void each_pixel_of_cell(int oy, int ox, Visit visit) {
+// Writes the gradients of a cell's pixels: gradient(inside, place), `inside` the window the pixel has number `place`.
+template <class L, typename Gradient>
+__device__ __forceinline__ void write_cell(const Work &work, int n, int map, int oy, int ox, Gradient gradient) {
     using In = typename L::Input;
+    using Dx = typename L::InputGradient;
+    constexpr bool EVEN_DOWN = In::HEIGHT % L::STRIDE_Y == 0, EVEN_ACROSS = In::WIDTH % L::STRIDE_X == 0;
+    const int top = oy * L::STRIDE_Y, left = ox * L::STRIDE_X;
+    const auto is_there = [&](int y, int x) {
+        return (EVEN_DOWN || top + y < In::HEIGHT) && (EVEN_ACROSS || left + x < In::WIDTH);
+    };
+    real values[L::STRIDE_Y][L::STRIDE_X];  // all are read before any is written
 #pragma unroll
     for (int y = 0; y < L::STRIDE_Y; ++y)
 #pragma unroll
-        for (int x = 0; x < L::STRIDE_X; ++x) {
-            const int iy = oy * L::STRIDE_Y + y, ix = ox * L::STRIDE_X + x;
-            if (iy < In::HEIGHT && ix < In::WIDTH)
-                visit(iy, ix, y < L::POOL_HEIGHT && x < L::POOL_WIDTH, y * L::POOL_WIDTH + x);
-        }
+        for (int x = 0; x < L::STRIDE_X; ++x)
+            values[y][x] = is_there(y, x) ? gradient(y < L::POOL_HEIGHT && x < L::POOL_WIDTH, y * L::POOL_WIDTH + x)
+                                                * L::Before::slope(work.memory[In::at(n, map, top + y, left + x)])
+                                          : real(0);
+#pragma unroll
+    for (int y = 0; y < L::STRIDE_Y; ++y)
+#pragma unroll
+        for (int x = 0; x < L::STRIDE_X; ++x)
+            if (is_there(y, x)) work.memory[Dx::at(n, map, top + y, left + x)] = values[y][x];
 }
 
 struct Subsample2dLayer {
@@ -55,11 +68,15 @@ struct Subsample2dLayer {
     template <class L>
     static __device__ __forceinline__ void forward(const Work &work) {
         using Out = typename L::Output;
-        each_of_samples<Out::SIZE>([&](int n, int i) {
-            const int map = i / Out::PIXELS, oy = i / Out::WIDTH % Out::HEIGHT, ox = i % Out::WIDTH;
-            work.memory[Out::at(n, map, oy, ox)] = L::Squash::value(
-                coefficient<L>(work, map) * sum_at<L>(work, n, map, oy, ox) + bias_of<L>(work, map));
-        });
+        each_value_of_samples<Out::SIZE, POOLED_AT_ONCE>(
+            [&](int n, int i) {
+                const int map = i / Out::PIXELS, oy = i / Out::WIDTH % Out::HEIGHT, ox = i % Out::WIDTH;
+                return L::Squash::value(coefficient<L>(work, map) * sum_at<L>(work, n, map, oy, ox)
+                                        + bias_of<L>(work, map));
+            },
+            [&](int n, int i, real value) {
+                work.memory[Out::at(n, i / Out::PIXELS, i / Out::WIDTH % Out::HEIGHT, i % Out::WIDTH)] = value;
+            });
     }
 
     // A warp sums over one map at a time.
@@ -95,10 +112,8 @@ struct Subsample2dLayer {
             each_cell<L>([&](int n, int map, int oy, int ox, bool window) {
                 const real dz = window ? work.memory[Dz::at(n, map, oy, ox)] : real(0);
                 const real gradient = coefficient<L>(work, map) * dz;
-                each_pixel_of_cell<L>(oy, ox, [&](int iy, int ix, bool inside, int) {
-                    write_grad_input<L>(work, In::at(n, map, iy, ix), Dx::at(n, map, iy, ix),
-                                        inside ? gradient : real(0));
-                });
+                write_cell<L>(work, n, map, oy, ox,
+                              [&](bool inside, int) { return inside ? gradient : real(0); });
             });
         } else {
             each_of_samples<In::SIZE>([&](int n, int i) {
@@ -127,12 +142,16 @@ struct MaxPool2dLayer {
     template <class L>
     static __device__ __forceinline__ void forward(const Work &work) {
         using Out = typename L::Output;
-        each_of_samples<Out::SIZE>([&](int n, int i) {
-            const int map = i / Out::PIXELS, oy = i / Out::WIDTH % Out::HEIGHT, ox = i % Out::WIDTH;
-            real highest;
-            first_maximum_at<L>(work, n, map, oy, ox, highest);
-            work.memory[Out::at(n, map, oy, ox)] = highest;
-        });
+        each_value_of_samples<Out::SIZE, POOLED_AT_ONCE>(
+            [&](int n, int i) {
+                const int map = i / Out::PIXELS, oy = i / Out::WIDTH % Out::HEIGHT, ox = i % Out::WIDTH;
+                real highest;
+                first_maximum_at<L>(work, n, map, oy, ox, highest);
+                return highest;
+            },
+            [&](int n, int i, real value) {
+                work.memory[Out::at(n, i / Out::PIXELS, i / Out::WIDTH % Out::HEIGHT, i % Out::WIDTH)] = value;
+            });
     }
 
     template <class L>
@@ -151,9 +170,8 @@ struct MaxPool2dLayer {
                 real highest;
                 const int first = window ? first_maximum_at<L>(work, n, map, oy, ox, highest) : -1;
                 const real gradient = window ? work.memory[Dz::at(n, map, oy, ox)] : real(0);
-                each_pixel_of_cell<L>(oy, ox, [&](int iy, int ix, bool inside, int place) {
-                    write_grad_input<L>(work, In::at(n, map, iy, ix), Dx::at(n, map, iy, ix),
-                                        inside && place == first ? gradient : real(0));
+                write_cell<L>(work, n, map, oy, ox, [&](bool inside, int place) {
+                    return inside && place == first ? gradient : real(0);
                 });
             });
         } else {

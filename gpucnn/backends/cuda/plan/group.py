@@ -240,7 +240,7 @@ def _planned_layer(block, cores, link, maps, gradient_maps, number, shared_weigh
         layer = replace(layer, input=maps[number].as_vector(),
                         input_gradient=gradient_maps[number].as_vector())
     if link.kind == "conv2d":
-        convolution = Convolution(link.kernel_size, link.stride, link.connections.n_connections)
+        convolution = Convolution(link.kernel_size, link.stride, link.connections)
         here, output, gradient = (replace(place, offset=0) for place in (
             maps[number], maps[number + 1], gradient_maps[number + 1]))
         return replace(

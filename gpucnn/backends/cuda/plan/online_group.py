@@ -175,7 +175,7 @@ class _Planner:
     def _divided_layer(self, block, group, number, colliding):
         layer, spread, saved = group.layers[number], set(), Cycles(0, 0)
         link = layer.link
-        convolution = Convolution(link.kernel_size, link.stride, link.connections.n_connections)
+        convolution = Convolution(link.kernel_size, link.stride, link.connections)
         here, output, gradient = (replace(maps, offset=0) for maps in (
             group.maps[number], group.maps[number + 1], group.gradient_maps[number + 1]))
         weight_tile = tiles.weight_tile(block, convolution, here, gradient, colliding)

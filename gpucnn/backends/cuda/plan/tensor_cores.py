@@ -74,7 +74,7 @@ def of_convolution(block, cores, link):
     before = link.kernel_size[0] - 1 - link.padding[0]  # rows above dz that the first row sees
     back = Side(*link.input_shape[1:], matrix, link.kernel_size, (1, 1),
                 rows_seen=range(before, before + link.output_shape[1]))
-    convolution = tiles.Convolution(link.kernel_size, link.stride, link.connections.n_connections)
+    convolution = tiles.Convolution(link.kernel_size, link.stride, link.connections)
     places = [placed(Boundary(shape, (0, 0), False))
               for shape in (link.input_shape, link.output_shape)]
     forward, grad_input, grad_weight = (

@@ -13,6 +13,8 @@ from math import prod
 
 import numpy as np
 
+from gpucnn.connections import ConnectionTable
+
 BANKS = 32
 WARP = 32
 SCHEDULERS = 4
@@ -105,7 +107,11 @@ class Convolution:
 
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
-    n_connections: int
+    table: ConnectionTable
+
+    @property
+    def n_connections(self):
+        return self.table.n_connections
 
     @property
     def taps(self):
@@ -190,16 +196,27 @@ def weight_tile(block, convolution, input_maps, gradient_maps, colliding):
             return None
         down, across = _count(gradient_maps, rows, columns)
         steps = rows * convolution.stride[0], columns * convolution.stride[1]
-        reads = (steps[0] - convolution.stride[0] + tap_rows) * width + rows * columns
-        conflicts = colliding and tile_conflicts(input_maps, (down, across), steps, block.samples)
-        best = None
-        for slices, parts in product((1, 2, 4, 8, 16, 32), block.parts):
-            teams = convolution.n_connections * tap_blocks * parts
+        reads = np.array([(steps[0] - convolution.stride[0] + tap_rows) * width, rows * columns])
+
+        def cycles(slices, parts, conflicts=(1, 1)):
             turns = -(-block.samples * down * across // (slices * parts))
-            cycles = phase(block, teams * slices, turns * taps * rows * columns,
-                           turns * reads + 2 * (taps + slices), conflicts or 1)
-            if best is None or cycles.total < best.cycles.total:
-                best = WeightTile(rows, columns, tap_rows, tap_columns, slices, parts, cycles)
+            sums = 2 * (taps + slices)
+            loads = turns * int(reads.sum()) + sums
+            return phase(block, convolution.n_connections * tap_blocks * parts * slices,
+                         turns * taps * rows * columns, loads,
+                         (turns * float(reads @ conflicts) + sums) / loads)
+
+        ways = sorted(((cycles(*way), *way) for way in product((1, 2, 4, 8, 16, 32), block.parts)),
+                      key=lambda each: each[0].total)
+        best = None
+        for least, slices, parts in ways:
+            if best is not None and least.total >= best.cycles.total:
+                break
+            taken = least if not colliding else cycles(slices, parts, team_conflicts(
+                input_maps, gradient_maps, convolution.table, (down, across), steps,
+                (rows, columns), block.samples, (slices, parts, tap_blocks)))
+            if best is None or taken.total < best.cycles.total:
+                best = WeightTile(rows, columns, tap_rows, tap_columns, slices, parts, taken)
         return best
 
     return _best(gradient_maps, estimate, colliding)
@@ -218,7 +235,30 @@ def tile_conflicts(maps, count, steps, samples):
     """Into how many accesses a warp's read falls apart, on average, when its lanes read the same
     pixel of neighbouring tiles, `steps` = (down, right) apart."""
     sample, down, across = _lanes(*count, samples)
-    places = np.sort(maps.at(sample, 0, down * steps[0], across * steps[1]), axis=1)
+    return bank_conflicts(maps.at(sample, 0, down * steps[0], across * steps[1]))
+
+
+def team_conflicts(input_maps, gradient_maps, table, count, steps, size, samples, team):
+    """The same for the gradient by the weights, whose teams read the maps of their connections: of
+    the input and of the gradient. Tiles of `size` pixels see `steps` pixels of the input; team:
+    lanes of a team, teams that share a sum, and of a connection's taps."""
+    slices, parts, tap_blocks = team
+    teams = table.n_connections * tap_blocks * parts
+    warps = -(-teams * slices // WARP)
+    warp = np.unique(np.linspace(0, warps - 1, 6).astype(int))  # a few of them, evenly
+    thread = np.minimum(warp[:, None] * WARP + np.arange(WARP), teams * slices - 1)
+    number, lane = np.divmod(thread, slices)
+    unit = (number % parts * slices + lane) % (samples * count[0] * count[1])
+    sample, tile = np.divmod(unit, count[0] * count[1])
+    down, across = np.divmod(tile, count[1])
+    inputs, outputs = table.pairs[:, number // (parts * tap_blocks)]
+    return (bank_conflicts(input_maps.at(sample, inputs, down * steps[0], across * steps[1])),
+            bank_conflicts(gradient_maps.at(sample, outputs, down * size[0], across * size[1])))
+
+
+def bank_conflicts(places):
+    """The accesses that a load takes, on average over warps; places (warps, 32)."""
+    places = np.sort(places, axis=1)
     different = np.diff(places, axis=1, prepend=places[:, :1] - 1) != 0  # a word is read once
     banks = (places % BANKS)[:, :, None] == np.arange(BANKS)
     return float((banks & different[:, :, None]).sum(axis=1).max(axis=1).mean())
