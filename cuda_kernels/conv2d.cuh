@@ -104,6 +104,9 @@ __device__ __forceinline__ void add_windows(T (&z)[ROWS][COLUMNS], const X &x, c
     }
 }
 
+// From this height of a kernel on, rows outside of a map are multiplied as zeros: their loads take registers early.
+constexpr int BRANCHLESS_HEIGHT = 4;
+
 // Gradient by the input, stride 1: grad[i][j] += sum over ky, kx of taps[ky][kx] * dz(i - ky, j - kx).
 // `Dz` reads dz relative to the output whose window begins at the tile's first pixel: at(row, column) where
 // has_row(row) and has_column(column), which are 0 elsewhere; read(to, row) as many columns of a row from
@@ -119,6 +122,7 @@ __device__ __forceinline__ void add_transposed_windows(T (&grad)[ROWS][COLUMNS],
         for (int t = 0; t < W::TAPS; ++t) taps[t] = weight[t];
 #pragma unroll
         for (int r = 1 - W::KERNEL_HEIGHT; r < ROWS; ++r) {
+            if (W::KERNEL_HEIGHT < BRANCHLESS_HEIGHT && !dz.has_row(r)) continue;
             T row[W::columns(COLUMNS)];
             dz.read(row, r);
 #pragma unroll

@@ -105,6 +105,14 @@ __device__ __forceinline__ int thread_index() {
 #endif
 }
 
+// `value` anew, in the same sense.
+__device__ __forceinline__ int anew(int value) {
+#ifndef CUDA_ON_CPU
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 // Calls visit(n, i) for each of COUNT things of each sample, a thread one after the other; AT_ONCE of them where
 // they wait for global memory.
 template <int COUNT, int AT_ONCE = 1, typename Visit>

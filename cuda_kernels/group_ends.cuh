@@ -32,9 +32,10 @@ __device__ __forceinline__ Images batch_of(Images images, const int *number) {
 // global memory at a time.
 __device__ __forceinline__ void load_images(const Work &work, const Images &images) {
     constexpr int AT_ONCE = SAMPLES < 4 ? SAMPLES : 4;
-    const int pixels = images.height * images.width;
+    const int height = anew(images.height), width = anew(images.width), pixels = height * width;
 #pragma unroll 1
     for (int i = thread_index(); i < InputMaps::SIZE; i += THREADS) {
+        const int begin = anew(work.first);  // as a register that lives through all phases would make them spill
         const int map = i / InputMaps::PIXELS, y = i / InputMaps::WIDTH % InputMaps::HEIGHT;
         const int x = i % InputMaps::WIDTH;
         const int to = InputMaps::at_pixel(0, i);
@@ -43,16 +44,16 @@ __device__ __forceinline__ void load_images(const Work &work, const Images &imag
             long long from[AT_ONCE];  // -1 for the background
 #pragma unroll
             for (int j = 0; j < AT_ONCE; ++j) {
-                const int k = min(work.first + first + j, work.samples - 1);
+                const int k = min(begin + first + j, work.samples - 1);
                 from[j] = (long long)images.order[k] * InputMaps::MAPS * pixels;
             }
 #pragma unroll
             for (int j = 0; j < AT_ONCE; ++j) {
-                const int k = min(work.first + first + j, work.samples - 1);
-                const Placement placement(images.height, images.width, InputMaps::HEIGHT, InputMaps::WIDTH,
+                const int k = min(begin + first + j, work.samples - 1);
+                const Placement placement(height, width, InputMaps::HEIGHT, InputMaps::WIDTH,
                                           images.shifts ? images.shifts + 2 * k : nullptr);
-                const long long place = placed(map, images.height, images.width, placement, y, x);
-                from[j] = place < 0 || work.first + first + j >= work.samples ? -1 : from[j] + place;
+                const long long place = placed(map, height, width, placement, y, x);
+                from[j] = place < 0 || begin + first + j >= work.samples ? -1 : from[j] + place;
             }
             real values[AT_ONCE];
 #pragma unroll

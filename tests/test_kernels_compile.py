@@ -19,7 +19,7 @@ import pytest
 from benchmarks.models import relu_net
 from gpucnn import SGD, ConnectionTable, lenet5, two_stage
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.kernels import kernel_directory, kernel_parameters
+from gpucnn.backends.cuda.kernels import Specialisation, kernel_directory, kernel_parameters
 from tests import nvrtc
 from tests.cases import Conv2dCase, DenseCase, MaxPool2dCase, Subsample2dCase
 from tests.cuda_on_cpu.build import ROOT
@@ -135,3 +135,20 @@ def test_no_kernel_takes_more_than_48_kilobytes_of_static_shared_memory(resource
     too_large = {key: taken.shared_bytes for key, taken in resources.items()
                  if taken.shared_bytes > STATIC_SHARED_BYTES + SYSTEM_SHARED_BYTES}
     assert not too_large
+
+
+@pytest.mark.parametrize(("file", "kernel", "more"), [
+    ("conv2d.cu", "conv2d_forward", {"MAPS": 2, "WARPS": 8, "SKEWED": 1}),
+    ("conv2d_grad_input.cu", "conv2d_grad_input", {"MAPS": 2, "WARPS": 8, "SKEWED": 1}),
+    ("conv2d_grad_weight.cu", "conv2d_grad_weight", {
+        "TAP_ROWS": 3, "TAP_COLUMNS": 3, "SHARED": 2, "LANES": 8, "THREADS": 256,
+        "BLOCKS_AT_ONCE": 2, "DZ_ALIGNMENT": 4})])
+def test_tiles_read_their_windows_by_vectors(file, kernel, more):
+    """A compiler does not join loads of single floats; one by one they take twice the time."""
+    sizes = {"KERNEL_HEIGHT": 3, "KERNEL_WIDTH": 3, "STRIDE_Y": 1, "STRIDE_X": 1, "TILE_ROWS": 4,
+             "TILE_COLUMNS": 8}
+    loads = {alignment: nvrtc.ptx_for(Specialisation(
+        file, np.dtype(np.float32), "identity",
+        tuple((sizes | more | {"WINDOW_ALIGNMENT": alignment}).items())).source(),
+        kernel, "compute_90").count("ld.shared.v4.f32") for alignment in (1, 4)}
+    assert loads[4] >= loads[1] + 12  # two for each of six rows

@@ -16,7 +16,12 @@ from gpucnn.backends.cuda.plan.tensor_cores import TensorLayer
 from gpucnn.backends.cuda.plan.tiles import Block, Convolution, Cycles, Tile, WeightTile
 
 RESERVED_BYTES = 2048  # of a block's shared memory: what kernels declare statically, the system's
-THREADS = (128, 256, 384)  # with 512, 128 registers are a few too little
+THREADS = (128, 256, 384, 512)
+# With 512 threads, which have 128 registers each, what lives through all phases would be spilled by
+# phases that take most of them: of more samples, and those on tensor cores.
+MANY_THREADS, FEW_SAMPLES = 512, 2
+RESERVED = {MANY_THREADS: 12}  # registers of a thread that tiles must leave alone
+USUALLY_RESERVED = 4
 SAMPLES = (1, 2, 3, 4, 5, 6, 8)
 MOST_OUTPUTS = 8       # of a matrix link, that a warp computes at a time
 PROLOGUE = 1500        # cycles: a block starts, clears its memory and loads its weights
@@ -152,7 +157,7 @@ def plan_group(chain, program, profile):
         if samples > 1 and samples > most:
             continue
         planned = planned_with(chain, program, profile, samples, threads, cores=cores)
-        if planned is None:
+        if planned is None or (threads == MANY_THREADS and not _suits_many_threads(planned)):
             continue
         cycles = planned.step_cycles(profile)
         if best is None or cycles < best[0]:
@@ -160,6 +165,10 @@ def plan_group(chain, program, profile):
     planned = best[1]
     return spread_out(chain, lambda spreads: planned_with(
         chain, program, profile, planned.samples, planned.threads, spreads, cores=cores))
+
+
+def _suits_many_threads(planned):
+    return planned.samples <= FEW_SAMPLES and not any(layer.tensor for layer in planned.layers)
 
 
 def spread_out(chain, attempt):
@@ -185,13 +194,15 @@ def _read_by_convolutions(chain):
     return [number for number in sorted(around) if not chain.boundaries[number].compact]
 
 
-def planned_with(chain, program, profile, samples, threads, spreads=None, reserved=4, cores=None,
+def planned_with(chain, program, profile, samples, threads, spreads=None, reserved=None, cores=None,
                  most_parts=tiles.MOST_PARTS):
     """The group for so many samples and threads, or None if that does not fit. Without `spreads`
     nothing is moved apart, and lanes that meet in a bank are not counted. reserved: registers of a
     thread that the layers must leave alone; cores: the `TensorCores` that they may use; most_parts:
     see `tiles.Block`."""
     itemsize = np.dtype(program.dtype).itemsize
+    if reserved is None:
+        reserved = RESERVED.get(threads, USUALLY_RESERVED)
     block = Block(threads, samples, itemsize, registers(profile, threads) - reserved,
                   most_parts=most_parts)
     places = [placed(boundary, *(() if spreads is None else (spreads[number],)))

@@ -32,8 +32,8 @@ THREADS = (256, 512)
 HELD_REGISTERS = (0, 16, 32, 48, 64, 80)  # of a thread, for weights
 PARTS = (4, 2, 1)  # of a sum at most: each takes room of its own
 CLUSTERS = (2, 4, 8)
-# Cycles of a barrier of a cluster, with what its blocks wait for each other, and of sending a result
-# to a block: so that estimates rank eight ways to train LeNet-5 as an H200 does.
+# Cycles of a barrier of a cluster, with what its blocks wait for each other, and of sending a
+# result to a block: so that estimates rank eight ways to train LeNet-5 as an H200 does.
 CLUSTER_BARRIER, SENDING = 2000, 0.15
 RESIDENT = {2: 0.9, 4: 0.9, 8: 0.9}  # the share of multiprocessors that clusters of a size can use
 
