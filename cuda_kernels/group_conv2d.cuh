@@ -205,7 +205,9 @@ struct Conv2dLayer {
             for (int i = 0; i < L::INPUT_ROWS; ++i)
 #pragma unroll
                 for (int j = 0; j < L::INPUT_COLUMNS; ++j) {
-                    grad[i][j] *= L::Before::slope(work.memory[In::at(n, i_map, tile.row + i, tile.column + j)]);
+                    const int at = In::at(n, i_map, tile.row + i, tile.column + j);
+                    const real y = tile.owns(i, j) ? work.memory[at] : real(0);  // else its owner may be writing
+                    grad[i][j] *= L::Before::slope(y);
                     settle(grad[i][j]);
                 }
 #pragma unroll
