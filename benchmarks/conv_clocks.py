@@ -11,6 +11,7 @@ MOST_QUEUED = 100  # calls; the queue of a GPU holds about a thousand kernels
 WAITED = 1.5       # times as long as queueing took before
 CLOCK = 2e9        # cycles of a GPU in a second, at the most
 
+
 class Calls:
     """Times calls of functions with a clock."""
 

@@ -28,15 +28,3 @@ struct Relu {
     template <typename T> static __device__ T value(T z) { return z < T(0) ? T(0) : z; }
     template <typename T> static __device__ T slope(T y) { return y > T(0) ? T(1) : T(0); }
 };
-
-// Works `value` out here: what is asked for in a branch alone, as by a store that not every thread makes, a compiler
-// would move into that branch, and one value after the other would wait for its own instructions.
-template <typename T>
-__device__ __forceinline__ void settle(T &value) {
-#ifndef CUDA_ON_CPU
-    if constexpr (sizeof(T) == 4)
-        asm volatile("" : "+f"(value));
-    else
-        asm volatile("" : "+d"(value));
-#endif
-}

@@ -24,6 +24,7 @@
 
 #include "conv2d.cuh"
 #include "conv2d_staging.cuh"
+#include "settle.cuh"
 
 constexpr int THREADS = 32 * WARPS;
 constexpr int BLOCKS_AT_ONCE = 2;  // one computes while the other stages; it also bounds the registers

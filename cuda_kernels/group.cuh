@@ -27,6 +27,8 @@
 // computes an element of it is the last to read that output: so the maps need memory once. To add a
 // layer, write such an Op and its description; gpucnn/backends/cuda/plan/__init__.py says where.
 
+#include "settle.cuh"
+
 // Where the maps of SAMPLES samples lie in shared memory: rows PITCH apart, maps MAP, samples SAMPLE.
 // OFFSET is the first pixel; around each map there may be a border of zeros, for a padded convolution.
 template <int Offset, int MapCount, int Height, int Width, int Pitch, int Map, int Sample>
