@@ -11,8 +11,9 @@ class Workspace(Scratch):
     """Scratch memory that calls keep from one to the next, on the device of the first.
 
     Hand the same one to any calls that run one after the other: on one stream, in one thread. It
-    grows to the largest size asked for. A CUDA graph that was captured with it goes on using its
-    memory, so that it must not grow while the graph is in use: `seal()` makes sure of it.
+    grows to the largest size asked for, and may hold on to arrays that two calls in a row have been
+    given: then the next one with them begins sooner. A CUDA graph that was captured with it goes on
+    using its memory, so that it must not grow while the graph is in use: `seal()` makes sure of it.
     """
 
     def __init__(self):

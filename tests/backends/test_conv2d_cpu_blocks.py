@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from gpucnn import ConnectionTable, get_backend
 from gpucnn.backends.base import Workspace
-from gpucnn.backends.cpu import column_bands, column_lane, gradients, stacks, ways
+from gpucnn.backends.cpu import column_bands, column_lane, gradients, lanes, stacks, ways
 from gpucnn.backends.cpu.convolution import Convolution
 from tests.cases import Conv2dCase
 
@@ -36,6 +36,9 @@ def divided(monkeypatch):
     monkeypatch.setattr(conv2d, "MOST_SAMPLES", 4)
     monkeypatch.setattr(conv2d, "FEWEST_SAMPLES", 2)
     monkeypatch.setattr(conv2d, "WORTH_A_THREAD", 1)
+    conv2d._blocks.cache_clear()
+    yield
+    conv2d._blocks.cache_clear()
 
 
 KINDS = "columns", "rows", "lines of each"  # of ways, as they are named
@@ -74,8 +77,8 @@ def test_any_number_of_threads_gives_the_same_bits(memory, kind, cpu, divided, t
 
 def test_as_many_threads_work_as_numpy_s_products_may_use(cpu, divided, monkeypatch):
     asked = []
-    real = conv2d._workers
-    monkeypatch.setattr(conv2d, "_workers", lambda threads: asked.append(threads) or real(threads))
+    real = lanes._workers
+    monkeypatch.setattr(lanes, "_workers", lambda threads: asked.append(threads) or real(threads))
     for threads in (1, 2):
         with threadpool_limits(threads, user_api="blas"):
             LARGE.run(cpu)
@@ -87,7 +90,7 @@ def test_as_many_threads_work_as_numpy_s_products_may_use(cpu, divided, monkeypa
 def test_a_small_batch_of_little_work_is_one_block():
     convolution = Convolution((14, 14), (5, 5), (1, 1), (0, 0))
     blocks = conv2d._blocks(16, ConnectionTable.lenet5_c3(), convolution, 4)
-    assert blocks == [slice(0, 16)]
+    assert blocks == (slice(0, 16),)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 33, 256, 1000])

@@ -24,9 +24,9 @@ class Source:
             else:
                 self.maps = self._block = scratch(memory, "conv2d.x", (
                     *self._x.shape[:-1], samples), x.dtype)
-        else:  # with zeros that stay: no other block size uses this memory
-            self.maps = scratch(memory, f"conv2d.x of {samples}", (
-                x.shape[1], *convolution.padded_size, samples), x.dtype)
+        else:  # with zeros that stay: what this memory is for has no others' pixels there
+            shape = x.shape[1], *convolution.padded_size, samples
+            self.maps = scratch(memory, ("conv2d.x", shape, convolution.padding), shape, x.dtype)
             self.maps.fill(0)
             self._block = convolution.unpadded(self.maps)
 

@@ -8,14 +8,10 @@ from math import prod
 import numpy as np
 
 from gpucnn.backends.cpu.arrays import matmul, scratch
-from gpucnn.backends.cpu.small_products import (
-    SMALL_PRODUCT,
-    in_chunks,
-    pieces,
-    pieces_by_rows,
-)
+from gpucnn.backends.cpu.small_products import in_chunks, pieces, pieces_by_rows
 
 FEWEST_SAMPLES_APART = 64  # of products that are written pixel by pixel
+MOST_APART = 900_000       # multiply-adds of such a product
 
 
 class _Factors:
@@ -152,7 +148,7 @@ class Band(_Factors):
     def _is_small_by_pixel(self):
         samples = self._pixels[-1]
         return (samples >= FEWEST_SAMPLES_APART
-                and self._n_rows * self._depth * samples <= SMALL_PRODUCT)
+                and self._n_rows * self._depth * samples <= MOST_APART)
 
 
 class GradBand(_Factors):

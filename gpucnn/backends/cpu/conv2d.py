@@ -6,6 +6,7 @@ share stays in the cache, in threads where NumPy's matrix products may use sever
 """
 
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -14,23 +15,21 @@ from gpucnn.backends.cpu.activation import squash, times_slope
 from gpucnn.backends.cpu.arrays import given_or_new, samples_last, scratch, sum_rows
 from gpucnn.backends.cpu.blocks import Source, Target
 from gpucnn.backends.cpu.column_lane import in_cells
-from gpucnn.backends.cpu.convolution import Convolution
+from gpucnn.backends.cpu.convolution import convolution_of
 from gpucnn.backends.cpu.gradients import Gradient
-from gpucnn.backends.cpu.memory import LineMemory
+from gpucnn.backends.cpu.lanes import Lanes, lanes_of
+from gpucnn.backends.cpu.memory import LineMemory, zeros
 from gpucnn.backends.cpu.stacks import COLUMN_BYTES
-from gpucnn.backends.cpu.threads import blas_threads, can_limit_blas, one_blas_thread
 from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
-from gpucnn.backends.cpu.workers import Workers
 
 MOST_SAMPLES, FEWEST_SAMPLES = 64, 8  # computed together, of a batch that has them
 EVEN_SAMPLES = 16  # a multiple of: products of other widths are up to twice as slow
 WORTH_A_THREAD = 8_000_000  # multiply-adds
-LANES = 8  # in each, blocks of samples are added up one after the other, by whatever thread
 
 
 def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=None, workspace=None):
     """By columns or rows, a block of samples at a time."""
-    convolution = Convolution(x.shape[2:], weight.shape[1:], stride, padding)
+    convolution = convolution_of(x.shape[2:], weight.shape[1:], stride, padding)
     if out is None:
         out = np.empty((len(x), connections.out_maps, *convolution.out_size), x.dtype)
     blocks = _blocks(len(x), connections, convolution, x.itemsize)
@@ -48,7 +47,7 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
         lane = memory.keep((products, samples), lambda: products.forward(samples, memory))
         convolve = lane.on(source.maps, target.maps, memory)
 
-        def compute(block, number):
+        def compute(block, _):
             read, written = source.load(block), target.place(block)
             for rows in convolve(read, written):
                 band = target.maps[:, rows, :, written]
@@ -59,7 +58,8 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
 
         return compute
 
-    _in_lanes(bind, blocks, memory)
+    lanes = memory.keep((products, activation), Lanes)
+    lanes.run(bind, blocks, (x, bias, out), [None] * lanes_of(blocks), memory)
     return out
 
 
@@ -67,19 +67,25 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
                     needs_grad_input=True, out=None, workspace=None):
     """The gradient by the input is that of columns, added back, or a convolution by rows of the
     output's gradient with the mirrored kernel."""
-    convolution = Convolution(x.shape[2:], weight.shape[1:], stride, padding)
+    convolution = convolution_of(x.shape[2:], weight.shape[1:], stride, padding)
     grad_input, grad_weight, grad_bias = given_or_new(
         out, (x.shape if needs_grad_input else None, weight.shape, connections.out_maps), x.dtype)
+    if not needs_grad_input:
+        grad_input = None
     blocks = _blocks(len(x), connections, convolution, x.itemsize)
     if not blocks:
         grad_weight.fill(0)
         grad_bias.fill(0)
-        return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
+        return Conv2dGradients(grad_input, grad_weight, grad_bias)
     memory = workspace or Workspace(LineMemory)
     key = "conv2d_backward", connections, convolution, _samples(blocks), x.dtype, needs_grad_input
     gradient = memory.keep(key, lambda: Gradient(*key[1:]))
     gradient.load(weight)
-    sums = [(gradient.by_weight.no_gradient(), np.zeros_like(grad_bias)) for _ in _lanes(blocks)]
+    totals = memory.keep((gradient, lanes_of(blocks)), lambda: [
+        [zeros(grad_bias.shape, x.dtype), *gradient.by_weight.no_gradient()]
+        for _ in range(lanes_of(blocks))])
+    for array in chain.from_iterable(totals):
+        array.fill(0)
 
     def bind(samples, memory):
         source = Source(x, convolution, samples, gradient.by_weight, memory)
@@ -89,9 +95,9 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
         add_gradient = lane.by_weight.on(source.maps, memory)
         set_grad_input = lane.by_input and lane.by_input.on(grad_input, memory)
 
-        def compute(block, number):
+        def compute(block, total):
             read = source.load(block)
-            gradients, bias_sum = sums[number]
+            bias_sum, *gradients = total
             times_slope(activation, grad[..., block], y[..., block], out=lane.dz)
             sum_rows(lane.dz, block_bias)
             np.add(bias_sum, block_bias, out=bias_sum)
@@ -101,35 +107,36 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
 
         return compute
 
-    _in_lanes(bind, blocks, memory)
-    (gradients, bias_sum), *others = sums
-    for more, more_bias in others:
-        bias_sum += more_bias
-        for total, term in zip(gradients, more, strict=True):
+    lanes = memory.keep((gradient, activation), Lanes)
+    lanes.run(bind, blocks, (grad_output, output, x, grad_input), totals, memory)
+    first, *others = totals
+    for total, *terms in zip(first, *others, strict=True):
+        for term in terms:
             total += term
-    gradient.by_weight.finish_gradient(gradients, grad_weight)
-    np.copyto(grad_bias, bias_sum)
-    return Conv2dGradients(grad_input if needs_grad_input else None, grad_weight, grad_bias)
+    gradient.by_weight.finish_gradient(first[1:], grad_weight)
+    np.copyto(grad_bias, first[0])
+    return Conv2dGradients(grad_input, grad_weight, grad_bias)
 
 
 def conv2d_ways(x_shape, kernel_size, connections, *, stride=(1, 1), padding=(0, 0), itemsize=4):
     """The `ways.Way`s that are considered for forward, grad_input and grad_weight of arrays of
     these shapes, the one that is taken first; nothing is computed."""
-    convolution = Convolution(tuple(x_shape[2:]), tuple(kernel_size), stride, padding)
+    convolution = convolution_of(tuple(x_shape[2:]), tuple(kernel_size), stride, padding)
     samples = _samples(_blocks(x_shape[0], connections, convolution, itemsize))
     return {"forward": forward_ways(connections, convolution, samples),
             "grad_input": input_ways(connections, convolution, samples),
             "grad_weight": weight_ways(connections, convolution, samples)}
 
 
-# -- samples and threads ---------------------------------------------------------------------------
+# -- samples ---------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
 def _blocks(samples, connections, convolution, itemsize):
     """Slices of samples that are computed together: so many that a row of columns stays in the
     cache, and an even number of blocks where that is worth two threads."""
     if samples == 0:
-        return []
+        return ()
     row_bytes = connections.in_maps * convolution.area * convolution.out_size[1] * itemsize
     fitting = min(MOST_SAMPLES, max(FEWEST_SAMPLES, COLUMN_BYTES // row_bytes))
     count = -(-samples // fitting)
@@ -140,65 +147,8 @@ def _blocks(samples, connections, convolution, itemsize):
     size = -(-samples // count)
     if size > EVEN_SAMPLES:
         size = EVEN_SAMPLES * -(-size // EVEN_SAMPLES)
-    return [slice(first, min(first + size, samples)) for first in range(0, samples, size)]
+    return tuple(slice(first, min(first + size, samples)) for first in range(0, samples, size))
 
 
 def _samples(blocks):
     return blocks[0].stop - blocks[0].start
-
-
-def _lanes(blocks):
-    return range(min(LANES, len(blocks)))
-
-
-def _in_lanes(bind, blocks, workspace):
-    """Call compute(block, lane) for every block: those of a lane in order, lanes in threads. So
-    sums have one order, whatever the number of threads. bind(samples, memory) gives a worker's
-    `compute` for blocks of so many samples."""
-    lanes = _lanes(blocks)
-    threads = min(len(lanes), blas_threads() or 1) if can_limit_blas() else 1
-    workers = [_Worker(bind, _Memory(workspace, number)) for number in range(threads)]
-
-    def work(number, lane):
-        for block in blocks[lane::len(lanes)]:
-            workers[number].compute(block, lane)
-
-    if threads == 1:
-        for lane in lanes:
-            work(0, lane)
-        return
-    with one_blas_thread(always=True):
-        _workers(threads).run(work, len(lanes))
-
-
-class _Worker:
-    """What computes blocks in one worker's memory."""
-
-    def __init__(self, bind, memory):
-        self._bind = bind
-        self._memory = memory
-        self._bound = {}
-
-    def compute(self, block, lane):
-        samples = block.stop - block.start
-        if samples not in self._bound:
-            self._bound[samples] = self._bind(samples, self._memory)
-        self._bound[samples](block, lane)
-
-
-class _Memory:
-    """One worker's part of a workspace. It knows no worker, whose functions hold it: in a cycle all
-    of them would stay until Python looks for such."""
-
-    def __init__(self, workspace, number):
-        self._workspace = workspace
-        self._number = number
-
-    def take(self, name, shape, dtype):
-        return self._workspace.take((name, self._number), shape, dtype)
-
-    def keep(self, key, make):
-        return self._workspace.keep((key, self._number), make)
-
-
-_workers = lru_cache(maxsize=8)(Workers)

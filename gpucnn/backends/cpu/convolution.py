@@ -1,7 +1,7 @@
 """The shapes of one convolution, and where its maps stand within zeros."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from gpucnn.shapes import window_positions
 
@@ -63,3 +63,9 @@ class Convolution:
         rows = slice(top, top + (height - 1) * self.stride[0] + 1, self.stride[0])
         pixels = slice(left, left + (width - 1) * self.stride[1] + 1, self.stride[1])
         return source[:, rows, pixels]
+
+
+@lru_cache(maxsize=1024)
+def convolution_of(size, kernel, stride, padding):
+    """A `Convolution`, with what was worked out for the last one like it."""
+    return Convolution(size, kernel, stride, padding)

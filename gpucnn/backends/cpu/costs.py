@@ -5,12 +5,12 @@ decide which way is taken.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import numpy as np
 
 from gpucnn.backends.cpu.rows import window_rows
+from gpucnn.backends.cpu.vectors import has_avx512
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,9 @@ AVX512 = Costs(
     chosen_number=1.1e-9, run=5e-9)
 
 
-@lru_cache(maxsize=1)
 def costs_here():
-    """Those of this machine, by the width of its vectors: always the same, so that what is computed
-    here can be computed again to the last bit."""
-    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", ())
-    has_wide_vectors = any(name == "X86_V4" or name.startswith("AVX512") for name in found)
-    return AVX512 if has_wide_vectors else AVX2
+    """Those of this machine."""
+    return AVX512 if has_avx512() else AVX2
 
 
 def _line_numbers(convolution, n_inputs):

@@ -12,7 +12,7 @@ from gpucnn.backends.cpu.ways import input_ways, weight_ways
 
 class Gradient:
     """The cheapest ways for blocks of so many samples. `cell`: the output pixels that lie together
-    in a block's dz. Load weights before use."""
+    in a block's dz. Load weights before use: those that the gradient by the input multiplies by."""
 
     def __init__(self, connections, convolution, samples, dtype, needs_grad_input):
         by_weight = weight_ways(connections, convolution, samples)[0]
@@ -29,7 +29,6 @@ class Gradient:
 
     def load(self, weight):
         """Compute with these weights (n_connections, *kernel) from now on."""
-        self.by_weight.load(weight)
         if self._by_input is not None:
             self._by_input.load(weight)
 
@@ -121,9 +120,10 @@ class _ByConvolving:
         self.products.load(weight[:, ::-1, ::-1])
 
     def lane(self, dz, memory):
-        samples = dz.shape[-1]  # in its name: no other block size writes where zeros stay
-        spread = scratch(memory, f"conv2d.spread of {samples}", (
-            len(dz), *self._convolution.transposed.size, samples), dz.dtype)
+        samples = dz.shape[-1]
+        shape = len(dz), *self._convolution.transposed.size, samples
+        # With zeros that stay: what this memory is for has no others' pixels there.
+        spread = scratch(memory, ("conv2d.spread", shape, self._convolution), shape, dz.dtype)
         return _ConvolvingLane(self, self.products.forward(samples, memory), dz, spread,
                                self._convolution.spread(spread))
 

@@ -68,9 +68,14 @@ class Groups:
         elif self.is_full:
             grad_weight[self.connections] = gradient
         else:
-            joined = self.connections < self.n_connections
-            grad_weight[self.connections[joined]] = gradient[joined]
+            pairs, numbers = self._joined
+            grad_weight[numbers] = gradient.reshape(-1, *grad_weight.shape[1:])[pairs]
 
+    @cached_property
+    def _joined(self):
+        """Which of all pairs are joined, and by which weights."""
+        pairs = np.flatnonzero(self.connections < self.n_connections)
+        return pairs, self.connections.reshape(-1)[pairs]
 
     def exchanged(self):
         """The same with inputs and outputs exchanged."""

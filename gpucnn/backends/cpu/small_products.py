@@ -1,13 +1,17 @@
 """Matrix products cut into pieces that OpenBLAS computes without copying its factors first.
 
-It has a path for small products that is up to three times as fast where one side is short. What
-counts as small was found by timing products of many shapes; results are the same but for rounding.
+With AVX-512 it has a path for small products that is up to three times as fast where one side is
+short. What counts as small was found by timing products of many shapes; results are the same but
+for rounding. Other cores copy the factors of every product, and nothing is cut for them.
 """
 
-from gpucnn.backends.cpu.arrays import matmul
+import sys
 
-SMALL_PRODUCT = 900_000  # multiply-adds
-SMALL_RESULT = 1_200     # numbers, of a product with a factor that is read along its rows
+from gpucnn.backends.cpu.arrays import matmul
+from gpucnn.backends.cpu.vectors import has_avx512
+
+SMALL_PRODUCT = 900_000 if has_avx512() else sys.maxsize  # multiply-adds
+SMALL_RESULT = 1_200 if has_avx512() else sys.maxsize     # numbers; a factor is read along rows
 SHORTEST_CHUNK = 128     # columns
 CHUNK_STEP = 16          # columns that chunks are multiples of: they fill the widest vectors
 FEWEST_ROWS = 24         # of a piece of that
