@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpucnn import ConnectionTable, get_backend
-from gpucnn.backends.cpu import by_input, gradients, rows, small_products, ways
+from gpucnn.backends.cpu import by_input, column_lane, gradients, rows, small_products, stacks, ways
 from gpucnn.backends.cpu.convolution import Convolution
 from gpucnn.backends.cpu.costs import AVX2, AVX512, costs_here
 from gpucnn.backends.cpu.groups import (
@@ -61,15 +61,16 @@ def cpu():
 def take(monkeypatch):
     """take(which, name, lines=None): from here on a pass (`forward`, `weight` or `input`) goes the
     way of that name, by that many lines. Returns whether the case has such a way."""
-    def taken(case, which, name, lines=None):
-        considered = getattr(ways, f"{which}_ways")
+    every = {which: getattr(ways, f"{which}_ways") for which in ("forward", "weight", "input")}
 
-        def only(connections, convolution, samples):
-            found = [way for way in considered(connections, convolution, samples)
+    def taken(case, which, name, lines=None):
+        def only(connections, convolution, samples, costs=None):
+            found = [way for way in every[which](connections, convolution, samples, costs)
                      if way.name == name]
             return [replace(way, output_rows=lines or way.output_rows) for way in found]
 
-        monkeypatch.setattr(conv2d if which == "forward" else gradients, f"{which}_ways", only)
+        monkeypatch.setattr(conv2d if which == "forward" else ways, f"{which}_ways", only)
+        monkeypatch.setattr(gradients, "gradient_ways", ways.gradient_ways.__wrapped__)
         return bool(only(case.table, convolution_of(case), 1))
     return taken
 
@@ -268,6 +269,39 @@ def test_what_would_be_taken_can_be_asked_for():
     found = conv2d.conv2d_ways((16, 128, 28, 28), (5, 5), table)
     assert [found[name][0].name for name in ("forward", "grad_weight", "grad_input")] == taken(
         table, 28, 5, samples=8)
+    for name, considered in (("grad_weight", ways.weight_ways), ("grad_input", ways.input_ways)):
+        every = considered(table, Convolution((28, 28), (5, 5), (1, 1), (0, 0)), 8)
+        assert sorted(names(found[name])) == sorted(names(every))
+
+
+SHARED = [name for name in (COLUMNS[0], *CELLS[:2], *OUTPUTS) if "lines" not in name]
+
+
+@each_case
+@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("band", [1, 3 * 1024 * 1024])
+def test_both_gradients_by_the_same_columns_match_plain_loops(case, name, band, cpu, take,
+                                                              monkeypatch):
+    monkeypatch.setattr(stacks, "COLUMN_BYTES", band)
+    monkeypatch.setattr(column_lane, "COLUMN_BYTES", band)
+    if lacks(case, name):
+        return
+    take(case, "weight", name)
+    take(case, "input", name)
+    by_weight, by_input = gradients.gradient_ways(case.table, convolution_of(case), 2, True)
+    assert by_input.shares_columns_with(by_weight)
+    for samples in (case.samples, 1):
+        replace(case, samples=samples).check(cpu)
+
+
+def test_gradients_share_columns_where_both_together_are_the_cheapest():
+    table = ConnectionTable.lenet5_c3()
+    convolution = Convolution((14, 14), (5, 5), (1, 1), (0, 0))
+    by_weight, by_input = ways.gradient_ways(table, convolution, 64, True, AVX2)
+    alone = ways.weight_ways(table, convolution, 64, AVX2)[0]
+    assert by_input.shares_columns_with(by_weight)
+    assert by_weight.seconds - by_input.gathering < alone.seconds < by_weight.seconds
+    assert ways.gradient_ways(table, convolution, 64, False, AVX2) == (alone, None)
 
 
 # -- groups ----------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class _Factors:
     def _scratch(self, workspace, name, shape):
         return scratch(workspace, f"conv2d.{name}", shape, self.stack.matrices.dtype)
 
-    def _dz(self, band, workspace):
+    def dz(self, band, workspace):
         """Calls that bring a band of dz, contiguous if the stack's maps are gathered from it, to
         matrices (groups, outputs * pixels of a cell, pixels * samples), and these as the windows'
         are multiplied."""
@@ -69,12 +69,11 @@ class Band(_Factors):
 
         return convolve
 
-    def adding(self, band, workspace):
-        """A function (gradients) that adds the gradient by the matrices that the columns and a band
+    def adding(self, factor, workspace):
+        """A function (gradients) that adds the gradient by the matrices that the columns and those
         of dz give, transposed: BLAS is quicker with few columns than with few rows."""
-        calls, factor = self._dz(band, workspace)
         terms = self._scratch(workspace, "gradient_terms", (*self._factor.shape[:-1], self._n_rows))
-        calls += [(matmul, *some) for some in pieces_by_rows(self._factor, factor, terms)]
+        calls = [(matmul, *some) for some in pieces_by_rows(self._factor, factor, terms)]
         if terms.ndim == 4:
             total = self._scratch(workspace, "gradient_term", (
                 self._groups, self._depth, self._n_rows))
@@ -152,15 +151,14 @@ class Band(_Factors):
 
 
 class GradBand(_Factors):
-    """Columns' gradients from a band of dz: `calls`, (function, *arguments), set `grad_columns`."""
+    """Columns' gradients from the matrices of dz."""
 
-    def __init__(self, columns, stack, rows, band, workspace):
-        super().__init__(columns, stack, rows, band.shape[-1])
-        calls, factor = self._dz(band, workspace)
-        self.grad_columns = self._scratch(workspace, "grad_columns", (
+    def multiplying(self, factor, workspace):
+        """A call (function, *arguments), and what it sets: the gradient by the columns."""
+        grad_columns = self._scratch(workspace, "grad_columns", (
             *factor.shape[:-2], self._depth, factor.shape[-1]))
-        matrices = _with_rows(stack.matrices.swapaxes(1, 2), factor)
-        self.calls = [*calls, (matmul, *pieces(matrices, factor, self.grad_columns))]
+        matrices = _with_rows(self.stack.matrices.swapaxes(1, 2), factor)
+        return (matmul, *pieces(matrices, factor, grad_columns)), grad_columns
 
 
 def run(calls):

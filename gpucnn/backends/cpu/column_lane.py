@@ -3,6 +3,10 @@
 Threads share Python's lock: what Python does between two of NumPy's calls, all of them wait for.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+
 import numpy as np
 
 from gpucnn.backends.cpu.arrays import scratch
@@ -35,49 +39,79 @@ class ColumnForward:
         return convolve
 
 
+@dataclass
+class _Step:
+    """The gradient by the weights of one stack in one band. `ready`: calls, (function,
+    *arguments), that make ready the `factor` that stands for dz; `add(gradients)` adds once the
+    band's columns are filled; `behind` are calls of whoever else needs the factor."""
+
+    band: Band
+    ready: list
+    factor: np.ndarray
+    add: Callable
+    behind: list = field(default_factory=list)
+
+
 class ColumnWeightGradient:
     """The gradient by the weights that blocks' dz give: a contiguous array, as the target of
     `ColumnForward` or `in_cells`."""
 
     def __init__(self, products, dz, workspace):
         dz = _in_cells(dz, products.cell)
-        self._bands = []
+        self.steps = []
         for rows, bands in _bands(products, dz.shape[-1], workspace):
-            calls, band_dz = _band_of(dz, rows, [band.stack for band in bands], workspace)
-            self._bands.append((calls, [(band, band.adding(band_dz, workspace)) for band in bands]))
+            ready, band_dz = _band_of(dz, rows, [band.stack for band in bands], workspace)
+            for band in bands:
+                calls, factor = band.dz(band_dz, workspace)
+                add = band.adding(factor, workspace)
+                self.steps.append(_Step(band, ready + calls, factor, add))
+                ready = []
 
     def on(self, source, workspace):
         """A function (read, gradients) that adds what the samples `read` of source give."""
-        bands = [(calls, [(band.filling(source, workspace), add) for band, add in stacks])
-                 for calls, stacks in self._bands]
+        steps = [(step, step.band.filling(source, workspace)) for step in self.steps]
 
         def add_all(read, gradients):
-            for calls, stacks in bands:
-                run(calls)
-                for fill, add in stacks:
-                    fill(read)
-                    add(gradients)
+            for step, fill in steps:
+                run(step.ready)
+                fill(read)
+                step.add(gradients)
+                run(step.behind)
 
         return add_all
 
 
 class ColumnInputGradient:
-    """The gradient by the input, of so many maps, that blocks' dz give."""
+    """The gradient by the input, of so many maps, that blocks' dz give. `beside`: the
+    `ColumnWeightGradient` of the same products and dz, which then computes both, so that what it
+    gathers from dz is used twice; this one is asked for a block's result after it."""
 
-    def __init__(self, products, dz, maps, workspace):
+    def __init__(self, products, dz, maps, workspace, beside=None):
         self._columns = columns = products.columns
         dz = _in_cells(dz, products.cell)
         samples = dz.shape[-1]
         self._sums = columns.sums(maps, samples, dz.dtype, workspace)
         self._calls = [(self._sums.fill, 0)]
         stacks, self._order = adding_stacks(products, samples, maps)
-        for rows in _rows(columns, columns.grad_row_numbers, stacks, samples):
-            calls, band_dz = _band_of(dz, rows, stacks, workspace)
-            self._calls += calls
+        bands = _rows(columns, columns.grad_row_numbers, stacks, samples)
+        if beside is not None:
+            for (rows, stack), step in zip(product(bands, stacks), beside.steps, strict=True):
+                step.behind += [*self._calls, *self._adding(stack, rows, step.factor, workspace)]
+                self._calls = []
+            return
+        for rows in bands:
+            ready, band_dz = _band_of(dz, rows, stacks, workspace)
+            self._calls += ready
             for stack in stacks:
-                band = GradBand(columns, stack, rows, band_dz, workspace)
-                self._calls += band.calls + columns.additions(
-                    band.grad_columns, self._sums, stack.place, rows, workspace)
+                calls, factor = GradBand(columns, stack, rows, samples).dz(band_dz, workspace)
+                self._calls += [*calls, *self._adding(stack, rows, factor, workspace)]
+
+    def _adding(self, stack, rows, factor, workspace):
+        """Calls that add a stack's gradient in one band."""
+        band = GradBand(self._columns, stack, rows, self._sums.shape[-1])
+        multiply, grad_columns = band.multiplying(factor, workspace)
+        return [multiply, *self._columns.additions(grad_columns, self._sums, stack.place, rows,
+                                                   workspace)]
 
     def on(self, target, workspace):
         """A function (written) that sets those samples of target (maps, height, width, samples), of

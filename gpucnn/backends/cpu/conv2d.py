@@ -20,7 +20,7 @@ from gpucnn.backends.cpu.gradients import Gradient
 from gpucnn.backends.cpu.lanes import Lanes, lanes_of
 from gpucnn.backends.cpu.memory import LineMemory, zeros
 from gpucnn.backends.cpu.stacks import COLUMN_BYTES
-from gpucnn.backends.cpu.ways import forward_ways, input_ways, weight_ways
+from gpucnn.backends.cpu.ways import forward_ways, gradient_ways, input_ways, weight_ways
 
 MOST_SAMPLES, FEWEST_SAMPLES = 64, 8  # computed together, of a batch that has them
 EVEN_SAMPLES = 16  # a multiple of: products of other widths are up to twice as slow
@@ -120,12 +120,15 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
 
 def conv2d_ways(x_shape, kernel_size, connections, *, stride=(1, 1), padding=(0, 0), itemsize=4):
     """The `ways.Way`s that are considered for forward, grad_input and grad_weight of arrays of
-    these shapes, the one that is taken first; nothing is computed."""
+    these shapes, the one that is taken first, of gradients where both are needed; nothing is
+    computed."""
     convolution = convolution_of(tuple(x_shape[2:]), tuple(kernel_size), stride, padding)
     samples = _samples(_blocks(x_shape[0], connections, convolution, itemsize))
-    return {"forward": forward_ways(connections, convolution, samples),
-            "grad_input": input_ways(connections, convolution, samples),
-            "grad_weight": weight_ways(connections, convolution, samples)}
+    by_weight, by_input = gradient_ways(connections, convolution, samples, True)
+    every = {"grad_input": (by_input, *input_ways(connections, convolution, samples)),
+             "grad_weight": (by_weight, *weight_ways(connections, convolution, samples))}
+    return {"forward": forward_ways(connections, convolution, samples)} | {
+        name: tuple(dict.fromkeys(found)) for name, found in every.items()}
 
 
 # -- samples ---------------------------------------------------------------------------------------

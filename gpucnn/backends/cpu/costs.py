@@ -28,7 +28,8 @@ class Costs:
     extra_depth: float
     extra_rows_by_rows: float   # of factors that lie apart in memory
     extra_depth_by_rows: float
-    extra_rows_of_sums: float   # that run over all pixels
+    sum_multiply_add: float     # of products whose sums run over all pixels
+    extra_rows_of_sums: float
     extra_columns_of_sums: float
     long_sums: float            # times as long takes one that runs over more than an output row
     vector_number: float
@@ -141,8 +142,8 @@ class Costs:
     def _product_of_sums(self, rows, columns, depth):
         if 1 in (rows, columns):
             return self.vector_number * rows * columns * depth
-        return self.multiply_add * ((self._in_steps(rows) + self.extra_rows_of_sums)
-                                    * (columns + self.extra_columns_of_sums) * depth)
+        return self.sum_multiply_add * ((self._in_steps(rows) + self.extra_rows_of_sums)
+                                        * (columns + self.extra_columns_of_sums) * depth)
 
     def _in_steps(self, rows):
         return -(-rows // self.row_step) * self.row_step
@@ -155,16 +156,16 @@ class Costs:
 # two threads choose well, which wait for each other: one alone adds in a fifth of it.
 AVX2 = Costs(
     multiply_add=1 / 31e9, row_step=4, extra_rows=3, extra_depth=6.1, extra_rows_by_rows=14.6,
-    extra_depth_by_rows=46, extra_rows_of_sums=13.2, extra_columns_of_sums=4.6, long_sums=1,
-    vector_number=0.074e-9, product=0.35e-6, call=3e-6, moved_number=0.33e-9, added_number=1.07e-9,
-    summed_number=0.24e-9, sum_call=6e-6, gathered_number=0.21e-9, row_number=0.046e-9,
-    chosen_number=0.55e-9, run=10.8e-9)
+    extra_depth_by_rows=46, sum_multiply_add=1 / 43e9, extra_rows_of_sums=5.8,
+    extra_columns_of_sums=18.5, long_sums=0.95, vector_number=0.074e-9, product=0.35e-6, call=3e-6,
+    moved_number=0.33e-9, added_number=1.07e-9, summed_number=0.24e-9, sum_call=6e-6,
+    gathered_number=0.21e-9, row_number=0.046e-9, chosen_number=0.55e-9, run=10.8e-9)
 AVX512 = Costs(
     multiply_add=1 / 60e9, row_step=1, extra_rows=1.5, extra_depth=17, extra_rows_by_rows=10,
-    extra_depth_by_rows=17, extra_rows_of_sums=17, extra_columns_of_sums=1.5, long_sums=1.1,
-    vector_number=0.045e-9, product=0, call=2e-6, moved_number=0.33e-9, added_number=0.2e-9,
-    summed_number=0.3e-9, sum_call=6e-6, gathered_number=0, row_number=0.07e-9,
-    chosen_number=1.1e-9, run=5e-9)
+    extra_depth_by_rows=17, sum_multiply_add=1 / 60e9, extra_rows_of_sums=17,
+    extra_columns_of_sums=1.5, long_sums=1.1, vector_number=0.045e-9, product=0, call=2e-6,
+    moved_number=0.33e-9, added_number=0.2e-9, summed_number=0.3e-9, sum_call=6e-6,
+    gathered_number=0, row_number=0.07e-9, chosen_number=1.1e-9, run=5e-9)
 
 
 def costs_here():

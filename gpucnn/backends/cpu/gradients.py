@@ -7,7 +7,7 @@ import numpy as np
 
 from gpucnn.backends.cpu.arrays import samples_last, scratch
 from gpucnn.backends.cpu.blocks import ALL, Target
-from gpucnn.backends.cpu.ways import input_ways, weight_ways
+from gpucnn.backends.cpu.ways import gradient_ways
 
 
 class Gradient:
@@ -15,15 +15,16 @@ class Gradient:
     in a block's dz. Load weights before use: those that the gradient by the input multiplies by."""
 
     def __init__(self, connections, convolution, samples, dtype, needs_grad_input):
-        by_weight = weight_ways(connections, convolution, samples)[0]
+        by_weight, by_input = gradient_ways(connections, convolution, samples, needs_grad_input)
         self.by_weight = by_weight.products(convolution, dtype)
-        self._by_input = None
-        if needs_grad_input:
-            by_input = input_ways(connections, convolution, samples)[0]
+        self._by_input, self.cell = None, by_weight.cell
+        if by_input is not None:
+            shares = by_input.shares_columns_with(by_weight)
+            products = self.by_weight if shares else by_input.products(convolution, dtype)
             make = _ByConvolving if by_input.is_transposed else _ByInput
-            self._by_input = make(connections, convolution, by_input.products(convolution, dtype))
-        same = not needs_grad_input or by_input.cell == by_weight.cell
-        self.cell = by_weight.cell if same else (1, 1)
+            self._by_input = make(connections, convolution, products)
+            self._shares = shares
+            self.cell = by_weight.cell if by_input.cell == by_weight.cell else (1, 1)
         self._shape = connections.out_maps, *convolution.out_size
         self._dtype = dtype
 
@@ -38,14 +39,17 @@ class Gradient:
         dz = scratch(memory, "conv2d.dz", (
             maps, *cell, height // cell[0], width // cell[1], samples), self._dtype)
         pixels = dz if cell != (1, 1) else dz[:, 0, 0]
-        return Lane(dz, self.by_weight.weight_gradient(pixels, memory),
-                    self._by_input and self._by_input.lane(pixels, memory))
+        by_weight, by_input = self.by_weight.weight_gradient(pixels, memory), None
+        if self._by_input is not None:
+            beside = by_weight if self._shares else None
+            by_input = self._by_input.lane(pixels, memory, beside)
+        return Lane(dz, by_weight, by_input)
 
 
 @dataclass(frozen=True)
 class Lane:
     """What computes the gradients of a block from its dz (out_maps, *cell, rows of cells, cells of
-    a row, samples). `by_input` is None where nobody needs it."""
+    a row, samples). `by_input` is None where nobody needs it, and asked after `by_weight`."""
 
     dz: np.ndarray
     by_weight: Any
@@ -63,13 +67,14 @@ class _ByInput:
     def load(self, weight):
         self.products.load(weight)
 
-    def lane(self, dz, memory):
+    def lane(self, dz, memory, beside):
         padded = None
         if self.convolution.padding != (0, 0):
             padded = scratch(memory, "conv2d.grad_source", (
                 self.maps, *self.convolution.padded_size, dz.shape[-1]), dz.dtype)
-        return _InputLane(self, self.products.input_gradient(dz, self.maps, memory), padded,
-                          dz.shape[-1])
+        options = {} if beside is None else {"beside": beside}
+        lane = self.products.input_gradient(dz, self.maps, memory, **options)
+        return _InputLane(self, lane, padded, dz.shape[-1])
 
 
 class _InputLane:
@@ -119,7 +124,7 @@ class _ByConvolving:
     def load(self, weight):
         self.products.load(weight[:, ::-1, ::-1])
 
-    def lane(self, dz, memory):
+    def lane(self, dz, memory, beside):
         samples = dz.shape[-1]
         shape = len(dz), *self._convolution.transposed.size, samples
         # With zeros that stay: what this memory is for has no others' pixels there.

@@ -58,9 +58,9 @@ class ColumnProducts:
         """What gives the gradient by the weights, from an array that holds blocks' dz."""
         return ColumnWeightGradient(self, dz, workspace)
 
-    def input_gradient(self, dz, maps, workspace):
-        """What gives that by an input of so many maps."""
-        return ColumnInputGradient(self, dz, maps, workspace)
+    def input_gradient(self, dz, maps, workspace, beside=None):
+        """What gives that by an input of so many maps; `beside` as of `ColumnInputGradient`."""
+        return ColumnInputGradient(self, dz, maps, workspace, beside)
 
     def no_gradient(self):
         """Arrays for blocks' gradients to be added to."""

@@ -41,7 +41,8 @@ class Way:
     columns, of which each is the window of a `cell` of output pixels, and which share lines of the
     input if `shares_lines`. `connections`: the table, where each input map is computed by itself,
     in no group. `is_transposed`: the gradient by the input as a convolution of the output's
-    gradient, and not added up. `seconds`: the estimated time of one sample."""
+    gradient, and not added up. `seconds`: the estimated time of one sample; `gathering` is what of
+    it brings the output's gradient to where it is multiplied."""
 
     name: str
     groups: tuple[Groups, ...]
@@ -51,6 +52,7 @@ class Way:
     cell: tuple[int, int] = (1, 1)
     shares_lines: bool = False
     connections: ConnectionTable | None = None
+    gathering: float = 0.0
 
     def products(self, convolution, dtype):
         """What computes it, once it has weights: the mirrored ones if `is_transposed`."""
@@ -62,6 +64,13 @@ class Way:
             return RowProducts(convolution, self.groups, self.output_rows, dtype)
         return ColumnProducts(convolution, self.groups, dtype, self.cell,
                               Lines if self.shares_lines else Columns)
+
+    def shares_columns_with(self, other):
+        """Whether this way to the gradient by the input multiplies the same matrices of the
+        output's gradient as that way to the gradient by the weights, which bring it there once."""
+        others = (self.is_transposed, self.output_rows, other.output_rows, self.shares_lines,
+                  other.shares_lines)
+        return self.groups is other.groups and self.cell == other.cell and not any(others)
 
 
 @lru_cache(maxsize=1024)
@@ -106,6 +115,20 @@ def input_ways(connections, convolution, samples, costs=None):
         "each set of outputs", inputs_of_one_set(connections), costs.backward_by_columns)])
 
 
+@lru_cache(maxsize=1024)
+def gradient_ways(connections, convolution, samples, needs_grad_input, costs=None):
+    """The `Way` to the gradient by the weights that is taken, and that to the gradient by the
+    input, None if nobody needs it: two that share columns, if both together are the cheapest."""
+    by_weight = weight_ways(connections, convolution, samples, costs)
+    if not needs_grad_input:
+        return by_weight[0], None
+    by_input = input_ways(connections, convolution, samples, costs)
+    pairs = [(one, other) for other in by_input for one in by_weight
+             if other.shares_columns_with(one)]
+    return min([(by_weight[0], by_input[0]), *pairs], key=lambda pair: sum(
+        way.seconds for way in pair) - pair[1].gathering * pair[1].shares_columns_with(pair[0]))
+
+
 def _groupings(connections, *, few_sizes=False):
     sets = sets_of_few_sizes if few_sizes else sets_of_inputs
     return ("all maps", one_group(connections)), ("each set of inputs", sets(connections))
@@ -133,7 +156,7 @@ class _Estimate:
                 continue
             by_cells, pixels = convolution.by_cells(cell), prod(cell)
             for shares_lines in (False, True) if _can_share_lines(by_cells) else (False,):
-                total = 0.0
+                total = gathering = 0.0
                 for one in groups:
                     count, n_outputs, n_inputs = one.connections.shape
                     of_group, calls = cost(by_cells, n_inputs, n_outputs * pixels, samples,
@@ -141,16 +164,16 @@ class _Estimate:
                     if writes:
                         of_group += self.costs.moving_cells(convolution, cell, n_outputs, samples)
                     elif one.output_run is None:
-                        of_group += self.costs.gathering(convolution, n_outputs)
+                        gathering += count * self.costs.gathering(convolution, n_outputs)
                     turns = (1 if one.input_run is not None
                              else _turns(one, by_cells, pixels, samples))
                     total += count * of_group + turns * calls * self.costs.call / samples
                 if not writes:
                     outputs = 1 + max(int(one.outputs.max()) for one in groups)
-                    total += self.costs.moving_cells(convolution, cell, outputs, samples)
+                    gathering += self.costs.moving_cells(convolution, cell, outputs, samples)
                 name = f"columns of {maps}" + f" by cells of {cell[0]}x{cell[1]}" * (pixels > 1)
-                yield Way(name + ", lines shared" * shares_lines, groups, 0, total, cell=cell,
-                          shares_lines=shares_lines)
+                yield Way(name + ", lines shared" * shares_lines, groups, 0, total + gathering,
+                          cell=cell, shares_lines=shares_lines, gathering=gathering)
 
     def by_rows(self, maps, groups, *, moves, is_transposed=False):
         """With as many lines as are the cheapest; `moves`: how often a product's numbers are moved,
