@@ -1,6 +1,7 @@
 """Both sides of a convolution against each other, in alternating windows."""
 
 import importlib
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +15,7 @@ from benchmarks.sides import OURS, BenchmarkError
 
 GROUPED = "torch, grouped"
 MODULES = {OURS: "benchmarks.conv_ours", "torch": "benchmarks.conv_torch"}
+PAUSE = 0.02    # seconds before a window: idle threads of OpenMP keep their core for 10 ms
 HOPELESS = 1.5  # a setting that takes so many times as long as its side's best is not timed on
 
 
@@ -135,6 +137,7 @@ class _Entrant:
     def window(self):
         """Pass -> seconds of a window."""
         self._load()
+        time.sleep(PAUSE)
         return _module(self.process.name).seconds(self.process.ask("measure", self._counts))
 
     def is_worth_it(self, entrants):

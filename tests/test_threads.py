@@ -257,7 +257,8 @@ def test_a_wrong_number_of_threads_is_refused_by_fit_and_evaluate(number):
 def test_a_blas_that_keeps_a_number_for_each_thread_gets_one_worker(monkeypatch):
     """OpenBLAS built on OpenMP: a limit set by one thread does not hold in another."""
     def limit_of(layer):
-        library = SimpleNamespace(internal_api="openblas", threading_layer=layer)
+        library = SimpleNamespace(user_api="blas", internal_api="openblas",
+                                  threading_layer=layer)
         return threads._Limit(SimpleNamespace(lib_controllers=[library]))
 
     for layer, workers in (("pthreads", 2), ("openmp", 1)):

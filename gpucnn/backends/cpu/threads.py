@@ -50,43 +50,49 @@ def one_blas_thread(*, always=False):
 
 
 class _Limit:
-    """The limit to one thread, set by the first that asks and lifted by the last that leaves."""
+    """The limit to one thread, set by the first that asks and lifted by the last that leaves. It
+    sets threadpoolctl's libraries one by one: its contexts take ten times as long, as long as a
+    small op."""
 
     def __init__(self, controller):
-        self._controller = controller
+        self._libraries = [library for library in controller.lib_controllers
+                           if library.user_api == "blas"]
         self.holds_in_all_threads = not any(
             library.internal_api == "openblas"
             and getattr(library, "threading_layer", None) == "openmp"
-            for library in controller.lib_controllers)
+            for library in self._libraries)
         self._lock = threading.Lock()
         self._inside = 0
-        self._limiter = None
+        self._before = []
 
     @property
     def threads(self):
-        return max((library.num_threads or 1 for library in self._controller.lib_controllers
-                    if library.user_api == "blas"), default=1)
+        return max((library.num_threads or 1 for library in self._libraries), default=1)
 
     def enter(self):
         with self._lock:
             if self._inside == 0:
-                _take_control()
-                self._limiter = self._controller.limit(limits=1, user_api="blas")
+                self._before = [library.num_threads or 1 for library in self._libraries]
+                self._set([1] * len(self._libraries))
             self._inside += 1
 
     def leave(self):
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                _take_control()
-                self._limiter.restore_original_limits()
-                _take_control()
-                self._limiter = None
+                self._set(self._before)
+
+    def _set(self, threads):
+        """Set each library's number of threads. threadpoolctl 3.8 and newer heeds, for OpenBLAS,
+        one thread alone, the first that has set a limit and lives, until it is told that another
+        may."""
+        _take_control()
+        for library, count in zip(self._libraries, threads, strict=True):
+            library.set_num_threads(count)
+        _take_control()
 
 
 def _take_control():
-    """threadpoolctl 3.8 and newer heeds, for OpenBLAS, one thread alone, the first that has set a
-    limit and lives, until it is told that another may."""
     import threadpoolctl
 
     openblas = getattr(threadpoolctl, "OpenBLASController", None)
