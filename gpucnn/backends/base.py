@@ -16,11 +16,14 @@ written here once. Throughout:
 """
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections import OrderedDict
+from contextlib import nullcontext, suppress
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+
+MOST_KEPT = 512  # by a workspace, for ops that are called with ever other shapes
 
 
 class Conv2dGradients(NamedTuple):
@@ -50,14 +53,16 @@ class DenseGradients(NamedTuple):
 class Workspace:
     """Scratch arrays that ops ask for by name; each grows to the largest size asked for."""
 
+    may_hold_arrays = True  # those of callers, after two calls in a row with the same ones
+
     def __init__(self, backend):
         self._backend = backend
         self._buffers = {}
-        self._kept = {}
+        self._kept = OrderedDict()
 
     def __getstate__(self):
         """A copy, and what is loaded from a pickle, begins empty."""
-        return self.__dict__ | {"_buffers": {}, "_kept": {}}
+        return self.__dict__ | {"_buffers": {}, "_kept": OrderedDict()}
 
     def take(self, name, shape, dtype):
         """A C-contiguous array of unset values that nobody else uses under this `name`."""
@@ -71,12 +76,17 @@ class Workspace:
 
     def keep(self, key, make):
         """What `make` gave before under this `key`, or gives now, views of scratch arrays among it;
-        all is made anew once a buffer has grown, since what is kept would hold the old one. It must
-        not hold the workspace: both would then outlive the call until Python looks for cycles."""
+        all is made anew once a buffer has grown, since what is kept would hold the old one, and
+        what has not been asked for the longest is given up beyond `MOST_KEPT`. It must not hold the
+        workspace: both would then outlive the call until Python looks for cycles."""
         kept = self._kept.get(key)
         if kept is None:
-            kept = make()
-            self._kept[key] = kept
+            kept = self._kept[key] = make()
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        else:
+            with suppress(KeyError):  # another thread may just have given it up
+                self._kept.move_to_end(key)
         return kept
 
 

@@ -9,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from gpucnn import ConnectionTable, get_backend
+from gpucnn.backends import base
 from gpucnn.backends.base import Workspace
 from gpucnn.backends.cpu.lanes import Lanes
 from tests import oracle
@@ -143,3 +144,18 @@ def test_a_workspace_that_is_dropped_lets_go_of_the_arrays_that_it_has_bound():
         assert not any(reference() is not None for reference in alive)
     finally:
         gc.enable()
+
+
+def test_a_workspace_gives_up_what_nobody_has_asked_for_the_longest(workspace, monkeypatch):
+    monkeypatch.setattr(base, "MOST_KEPT", 3)
+    made = []
+    for key in "abacadaba":
+        workspace.keep(key, lambda key=key: made.append(key) or key)
+    assert made == ["a", "b", "c", "d", "b"]
+
+
+def test_calls_of_ever_other_shapes_keep_no_more_than_so_much(workspace, monkeypatch):
+    monkeypatch.setattr(base, "MOST_KEPT", 8)
+    for samples in (3, 5, 7, 9, 3, 11, 5):
+        Calls(replace(CASES["padded"], samples=samples), workspace).check()
+        assert len(workspace._kept) <= 8

@@ -178,7 +178,7 @@ def test_scratch_memory_is_given_back_when_the_call_ends(kernels, monkeypatch):
 def test_every_call_has_scratch_memory_of_its_own(kernels):
     spaces = []
     for _ in range(2):
-        with tensors.sharing(torch.device("cpu"), "Conv2d") as shared:
+        with tensors.sharing(torch.device("cpu"), "Conv2d", tensors.HostMemory()) as shared:
             buffer = shared.workspace.take("x", (3, 4), np.float32)
             assert buffer.shape == (3, 4) and buffer.dtype == np.float32
             assert shared.workspace.take("x", (2, 2), np.float32).size == 4
@@ -188,7 +188,7 @@ def test_every_call_has_scratch_memory_of_its_own(kernels):
 
 def test_an_array_shares_its_tensor_s_memory(kernels):
     x = torch.zeros(2, 3, requires_grad=True)
-    with tensors.sharing(x.device, "Conv2d") as shared:
+    with tensors.sharing(x.device, "Conv2d", tensors.HostMemory()) as shared:
         array = shared.array(x)
         array.set(np.ones((2, 3), np.float32))
         assert shared.array(None) is None

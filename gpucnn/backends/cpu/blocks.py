@@ -18,17 +18,21 @@ class Source:
     def __init__(self, x, convolution, samples, products, memory):
         self._x = samples_last(x)
         self._block = None
-        if convolution.padding == (0, 0):
-            if _is_taken(self._x, samples, products.reads_any_strides):
-                self.maps = self._x
-            else:
-                self.maps = self._block = scratch(memory, "conv2d.x", (
-                    *self._x.shape[:-1], samples), x.dtype)
-        else:  # with zeros that stay: what this memory is for has no others' pixels there
-            shape = x.shape[1], *convolution.padded_size, samples
-            self.maps = scratch(memory, ("conv2d.x", shape, convolution.padding), shape, x.dtype)
-            self.maps.fill(0)
+        self._is_padded = convolution.padding != (0, 0)
+        if self._is_padded:  # no other block size writes to this memory while a call uses it
+            self.maps = scratch(memory, f"conv2d.x of {samples}", (
+                x.shape[1], *convolution.padded_size, samples), x.dtype)
             self._block = convolution.unpadded(self.maps)
+        elif _is_taken(self._x, samples, products.reads_any_strides):
+            self.maps = self._x
+        else:
+            self.maps = self._block = scratch(memory, "conv2d.x", (
+                *self._x.shape[:-1], samples), x.dtype)
+
+    def begin(self):
+        """Clear the padding, at the beginning of a call: others may have used this memory."""
+        if self._is_padded:
+            self.maps.fill(0)
 
     def load(self, block):
         """Make a block's samples ready; returns where in `maps` they are."""

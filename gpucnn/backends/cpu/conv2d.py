@@ -56,7 +56,7 @@ def conv2d(x, weight, bias, connections, *, stride, padding, activation, out=Non
                 squash(activation, band)
             target.store(block)
 
-        return compute
+        return source.begin, compute
 
     lanes = memory.keep((products, activation), Lanes)
     lanes.run(bind, blocks, (x, bias, out), [None] * lanes_of(blocks), memory)
@@ -95,6 +95,11 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
         add_gradient = lane.by_weight.on(source.maps, memory)
         set_grad_input = lane.by_input and lane.by_input.on(grad_input, memory)
 
+        def begin():
+            source.begin()
+            if lane.by_input:
+                lane.by_input.begin()
+
         def compute(block, total):
             read = source.load(block)
             bias_sum, *gradients = total
@@ -105,7 +110,7 @@ def conv2d_backward(grad_output, output, x, weight, connections, *, stride, padd
             if set_grad_input:
                 set_grad_input(block)
 
-        return compute
+        return begin, compute
 
     lanes = memory.keep((gradient, activation), Lanes)
     lanes.run(bind, blocks, (grad_output, output, x, grad_input), totals, memory)

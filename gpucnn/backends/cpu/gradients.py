@@ -87,6 +87,9 @@ class _InputLane:
         self._padded = padded
         self._samples = samples
 
+    def begin(self):
+        """Nothing is to be cleared."""
+
     def on(self, grad_input, memory):
         """A function (block) that sets the block's samples of grad_input (samples, maps, height,
         width)."""
@@ -125,10 +128,9 @@ class _ByConvolving:
         self.products.load(weight[:, ::-1, ::-1])
 
     def lane(self, dz, memory, beside):
-        samples = dz.shape[-1]
-        shape = len(dz), *self._convolution.transposed.size, samples
-        # With zeros that stay: what this memory is for has no others' pixels there.
-        spread = scratch(memory, ("conv2d.spread", shape, self._convolution), shape, dz.dtype)
+        samples = dz.shape[-1]  # no other block size writes to this memory while a call uses it
+        spread = scratch(memory, f"conv2d.spread of {samples}", (
+            len(dz), *self._convolution.transposed.size, samples), dz.dtype)
         return _ConvolvingLane(self, self.products.forward(samples, memory), dz, spread,
                                self._convolution.spread(spread))
 
@@ -143,6 +145,10 @@ class _ConvolvingLane:
         self._spread = spread
         self._inner = inner
 
+    def begin(self):
+        """Clear what lies between dz and around it, at the beginning of a call."""
+        self._spread.fill(0)
+
     def on(self, grad_input, memory):
         """A function (block) that sets the block's samples of grad_input (samples, maps, height,
         width)."""
@@ -150,7 +156,6 @@ class _ConvolvingLane:
         target = Target(grad_input, self._dz.shape[-1], gradient.products, "conv2d.grad_source",
                         memory)
         convolve = self._lane.on(self._spread, target.maps, memory)
-        self._spread.fill(0)
 
         def work(block):
             np.copyto(self._inner, self._dz)

@@ -28,19 +28,25 @@ class Lanes:
         self._bound = {}
 
     def run(self, bind, blocks, arrays, totals, memory):
-        """Call compute(block, totals[lane]) for every block, one total being there for each lane.
-        bind(samples, memory) gives what computes blocks of so many samples of these `arrays`, with
-        the memory of one worker; `memory` is the `Workspace` that has that of all."""
-        bound = self._bound_to(arrays)
+        """Compute every block, each lane for its own of the `totals`. bind(samples, memory) gives
+        two functions for blocks of so many samples of these `arrays`, with the memory of one
+        worker: begin(), called first, and compute(block, total). `memory` is the `Workspace` that
+        has that of all."""
+        bound = self._bound_to(arrays) if memory.may_hold_arrays else {}
         threads = min(len(totals), blas_threads() or 1) if can_limit_blas() else 1
         memories = [_Memory(memory, number) for number in range(threads)]
+        begun = set()
 
         def work(worker, lane):
             for block in blocks[lane::len(totals)]:
                 key = worker, block.stop - block.start
                 if key not in bound:
                     bound[key] = bind(key[1], memories[worker])
-                bound[key](block, totals[lane])
+                begin, compute = bound[key]
+                if key not in begun:
+                    begin()
+                    begun.add(key)
+                compute(block, totals[lane])
 
         if threads == 1:
             for lane in range(len(totals)):

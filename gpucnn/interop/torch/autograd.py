@@ -6,7 +6,12 @@ from typing import NamedTuple
 import torch
 
 from gpucnn.errors import GpucnnError, ShapeError
-from gpucnn.interop.torch.tensors import check_tensors, in_full_precision, sharing
+from gpucnn.interop.torch.tensors import (
+    HostMemory,
+    check_tensors,
+    in_full_precision,
+    sharing,
+)
 from gpucnn.shapes import windows_shape
 
 
@@ -14,10 +19,12 @@ class Operation(NamedTuple):
     """A pair of `gpucnn.functional`'s functions with their options, and the sizes they lead to.
 
     forward(x, weight, bias, out=, workspace=) and backward(grad_output, output, x, weight,
-    needs_grad_input=, out=, workspace=), where `weight` stands for subsampling's coefficient too.
+    needs_grad_input=, out=, workspace=), where `weight` stands for subsampling's coefficient too;
+    `memory` is their module's on the CPU.
     """
 
     where: str
+    memory: HostMemory
     forward: Callable
     backward: Callable
     activation: str
@@ -51,7 +58,7 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(x, weight, bias, operation):
         output = x.new_empty(operation.output_shape(x))
-        with sharing(x.device, operation.where) as shared:
+        with sharing(x.device, operation.where, operation.memory) as shared:
             operation.forward(*map(shared.array, (x, weight, bias)), out=shared.array(output),
                               workspace=shared.workspace)
         return output
@@ -76,7 +83,7 @@ class _Backward(torch.autograd.Function):
     def forward(grad_output, x, weight, output, operation, needed):
         gradients = (x.new_empty(x.shape) if needed[0] else None, x.new_empty(weight.shape),
                      x.new_empty(operation.out_maps))
-        with sharing(x.device, operation.where) as shared:
+        with sharing(x.device, operation.where, operation.memory) as shared:
             grad_output = shared.array(grad_output)
             operation.backward(
                 grad_output, grad_output if output is None else shared.array(output),

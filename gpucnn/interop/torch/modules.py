@@ -8,6 +8,7 @@ import torch
 from gpucnn import functional, layers
 from gpucnn.interop.torch.autograd import Operation, apply
 from gpucnn.interop.torch.pruning import dense_convolution, surviving_planes
+from gpucnn.interop.torch.tensors import HostMemory
 
 
 class _MapModule(torch.nn.Module):
@@ -16,6 +17,7 @@ class _MapModule(torch.nn.Module):
 
     def _adopt(self, layer, device, dtype):
         self.stride, self.activation = layer.stride, layer.activation
+        self._memory = HostMemory()
         for name, shape in layer.parameter_shapes().items():
             self.register_parameter(name, torch.nn.Parameter(
                 torch.empty(shape, device=device, dtype=dtype)))
@@ -87,7 +89,7 @@ class Conv2d(_MapModule):
                    "kernel": self.kernel, "autotune": self.autotune, "precision": self.precision}
         table = self.connections
         return apply(Operation(
-            "Conv2d", partial(functional.conv2d, connections=table, **options),
+            "Conv2d", self._memory, partial(functional.conv2d, connections=table, **options),
             partial(functional.conv2d_backward, connections=table, **options), self.activation,
             self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding),
             x, self.weight, self.bias)
@@ -189,7 +191,7 @@ class Subsample2d(_MapModule):
         options = {"pool_size": self.pool_size, "stride": self.stride,
                    "activation": self.activation}
         return apply(Operation(
-            "Subsample2d", partial(functional.subsample2d, **options),
+            "Subsample2d", self._memory, partial(functional.subsample2d, **options),
             partial(functional.subsample2d_backward, **options), self.activation,
             self.channels, self.channels, self.pool_size, self.stride),
             x, self.coefficient, self.bias)

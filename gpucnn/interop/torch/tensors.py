@@ -1,5 +1,6 @@
 """Tensors as arrays: on which backend, on which stream, and in whose memory an op computes."""
 
+import threading
 from contextlib import contextmanager, nullcontext
 from functools import cache
 
@@ -15,17 +16,43 @@ TYPES = (torch.float32, torch.float64)
 
 
 class Sharing:
-    """The arrays of one call, in the memory of tensors on one device. `workspace` is scratch memory
-    from torch's allocator, which takes it back after the call and, in a captured CUDA graph, keeps
-    it for the graph."""
+    """The arrays of one call, in the memory of tensors on one device, and its `workspace`."""
 
-    def __init__(self, backend, device):
+    def __init__(self, backend, workspace):
         self._backend = backend
-        self.workspace = Workspace(_TorchMemory(backend, device))
+        self.workspace = workspace
 
     def array(self, tensor):
         """An array of the backend that shares a tensor's memory; None stays None."""
         return None if tensor is None else self._backend.from_dlpack(tensor.detach())
+
+
+class HostMemory:
+    """A module's scratch memory on the CPU, kept from one call to the next: making it, and all that
+    an op works out from its table, takes as long as a small op. A copy of a module has its own; so
+    has a call while another thread's goes on."""
+
+    def __init__(self):
+        self._workspace = _HostWorkspace(get_backend("cpu"))
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return HostMemory, ()
+
+    @contextmanager
+    def lent(self):
+        """The workspace, for one call."""
+        if not self._lock.acquire(blocking=False):
+            yield _HostWorkspace(get_backend("cpu"))
+            return
+        try:
+            yield self._workspace
+        finally:
+            self._lock.release()
+
+
+class _HostWorkspace(Workspace):
+    may_hold_arrays = False  # those of tensors, which come in new arrays each time
 
 
 class _TorchMemory:
@@ -42,14 +69,21 @@ class _TorchMemory:
 
 
 @contextmanager
-def sharing(device, where):
+def sharing(device, where, memory):
     """A `Sharing` for tensors on a `torch.device`; on a GPU the ops run on torch's current stream.
 
-    Raises `DeviceError` if it is neither the CPU nor a CUDA device, or CuPy cannot use that.
+    On the CPU its workspace is that of `memory`, a `HostMemory`; on a GPU it is scratch memory from
+    torch's allocator, which takes it back after the call and, in a captured CUDA graph, keeps it
+    for the graph. Raises `DeviceError` if the device is neither the CPU nor a CUDA device, or CuPy
+    cannot use that.
     """
     backend, context = place_of(device, where)
     with context:
-        yield Sharing(backend, device)
+        if backend.device == "cpu":
+            with memory.lent() as workspace:
+                yield Sharing(backend, workspace)
+        else:
+            yield Sharing(backend, Workspace(_TorchMemory(backend, device)))
 
 
 def place_of(device, where):
