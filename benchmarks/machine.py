@@ -6,12 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-
-def cores():
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from gpucnn.backends.cpu.cores import cores
 
 
 def machine():

@@ -9,13 +9,6 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS
                     "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
 
 
-def cores():
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def can_limit_blas():
     """Whether `one_blas_thread` can hold BLAS to one thread in every thread of the process: it
     takes threadpoolctl, and a BLAS that does not keep a number for each thread."""

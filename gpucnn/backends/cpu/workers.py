@@ -7,7 +7,8 @@ import queue
 import threading
 import weakref
 
-from gpucnn.backends.cpu.threads import can_limit_blas, cores
+from gpucnn.backends.cpu.cores import cores
+from gpucnn.backends.cpu.threads import can_limit_blas
 
 
 def usable_threads(threads):
