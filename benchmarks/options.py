@@ -12,7 +12,7 @@ def parser(prog, description, peers, *, model=True):
     there is a choice of one."""
     made = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     made.add_argument("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N")
-    made.add_argument("--peer", type=_some_of(peers), default=["torch"],
+    made.add_argument("--peer", type=some_of(peers), default=["torch"],
                       help=f"whom to compare with, separated by commas: {', '.join(peers)} "
                            f"(default: torch)")
     if model:
@@ -65,7 +65,8 @@ def share(text):
     return number
 
 
-def _some_of(known):
+def some_of(known):
+    """The type of an option that takes some of the names `known`, separated by commas."""
     def names(text):
         found = text.split(",")
         if any(name not in known for name in found) or len(set(found)) < len(found):
@@ -73,6 +74,13 @@ def _some_of(known):
                                              f"commas, got {text!r}")
         return found
     return names
+
+
+def gpu(text):
+    """An option's CUDA device."""
+    if not re.fullmatch(r"cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"expected cuda or cuda:N, got {text!r}")
+    return text
 
 
 def _device(text):

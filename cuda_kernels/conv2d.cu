@@ -8,16 +8,16 @@
 //
 // A lane owns TILE_ROWS x TILE_COLUMNS pixels of MAPS output maps, a warp 32 such tiles of the same maps, so
 // that a weight is one load for the whole warp and an element of x, which comes from shared memory, is
-// loaded once for all taps and pixels of the tile that need it. conv2d_walk.cuh has the loops, who owns
-// which maps and samples, and the shared memory.
+// loaded once for all taps and pixels of the tile that need it. conv2d_tiles.cuh says who owns which maps and
+// samples; conv2d_walk.cuh has the loops, and the shared memory, conv2d_ring.cuh those with PRODUCERS.
 //
-// Launch: 1-D, WARPS * 32 threads, a block for each region and group of output maps, or fewer: blocks loop.
-// constants.h: KERNEL_*, STRIDE_*, TILE_*, MAPS, WARPS; SKEWED, whether `skew` is not 0; WINDOW_ALIGNMENT: every
-// lane's window begins at a multiple of so many reals (backends/cuda/conv2d_kernels/tiles.py).
+// Launch: 1-D, (WARPS + PRODUCERS) * 32 threads, a block for each region and group of output maps, or fewer: blocks
+// loop. constants.h: KERNEL_*, STRIDE_*, TILE_*, MAPS, WARPS, PRODUCERS; SKEWED, whether `skew` is not 0;
+// WINDOW_ALIGNMENT: every lane's window begins at a multiple of so many reals (backends/cuda/conv2d_kernels/tiles.py).
 
 #include "activation.cuh"
 #include "constants.h"
-#include "conv2d_walk.cuh"
+#include "conv2d_loops.cuh"
 
 struct Forward {
     const real *x, *bias;
@@ -25,11 +25,14 @@ struct Forward {
     int first_row, first_column, lead;  // of the window of pixel 0; what is staged before its first column
 
     __device__ __forceinline__ real begin(int map) const { return bias && map >= 0 ? bias[map] : real(0); }
-    __device__ __forceinline__ void load(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                         const StageOrigin &origin) const {
-        stage_maps<THREADS>(staged, x, list, count, stage, maps, origin, group_size(maps, origin.column, x, x));
-        commit_copies();
-        wait_for_copies<0>();
+    static constexpr bool FINISHES = false;
+    __device__ __forceinline__ StageOrigin origin(const Region &region) const {
+        return {region.sample, region.row * STRIDE_Y + first_row, region.column * STRIDE_X + first_column - lead};
+    }
+    template <class T>
+    __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
+                                          const StageOrigin &origin) const {
+        stage_maps<T>(staged, x, list, count, stage, maps, origin, group_size(maps, origin.column, x, x));
     }
     template <class X>
     __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const X &window,
@@ -46,14 +49,14 @@ conv2d_forward(const real *__restrict__ x, const real *__restrict__ weight, cons
                const int *__restrict__ entries, real *__restrict__ output, int samples, int in_maps, int height,
                int width, int out_maps, int out_height, int out_width, int padding_y, int padding_x, int lead,
                int tiles_down, int tiles_across, int warp_samples, int block_samples, int pitch, int skew, int plane,
-               int groups, int turns, int chunk, int chunks, int store_at) {
+               int groups, int turns, int chunk, int chunks, int store_at, int stages) {
     extern __shared__ __align__(16) real staged[];
     const Maps targets{samples, out_maps, out_height, out_width};
     const TileGrid grid(targets, tiles_down, tiles_across, block_samples);
     const Stage<BAND> stage{block_samples, (grid.rows - 1) * STRIDE_Y + KERNEL_HEIGHT,
                       lead + (grid.columns - 1) * STRIDE_X + KERNEL_WIDTH, pitch, skew, plane};
     const Forward op{x, bias, {samples, in_maps, height, width}, -padding_y, -padding_x, lead};
-    walk_connections(op, staged, weight, output, targets, grid, warp_samples, stage,
-                     Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
-                          turns, chunk, chunks, store_at});
+    add_connections(op, staged, weight, output, targets, grid, warp_samples, stage,
+                    Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
+                         turns, chunk, chunks, store_at}, stages);
 }

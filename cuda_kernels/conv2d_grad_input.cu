@@ -6,16 +6,16 @@
 //     with dz = grad_output * act'(output), 0 outside the map
 //
 // The forward kernel with the table turned round: a lane owns TILE_ROWS x TILE_COLUMNS pixels of MAPS input
-// maps, a warp 32 such tiles; dz is staged with zeros around it. conv2d_walk.cuh has the loops, who owns which
-// maps and samples, and the shared memory; grad_output and output are staged side by side, and each thread turns
-// what it has staged into dz. With the identity outputs are not read.
+// maps, a warp 32 such tiles; dz is staged with zeros around it. Loops, owners and shared memory are the forward
+// kernel's; grad_output and output are staged side by side, and each thread turns what it has staged into dz. With
+// the identity outputs are not read.
 //
-// Launch: 1-D, WARPS * 32 threads, a block for each region and group of input maps, or fewer: blocks loop.
-// constants.h: as of conv2d.cu.
+// Launch: 1-D, (WARPS + PRODUCERS) * 32 threads, a block for each region and group of input maps, or fewer: blocks
+// loop. constants.h: as of conv2d.cu.
 
 #include "activation.cuh"
 #include "constants.h"
-#include "conv2d_walk.cuh"
+#include "conv2d_loops.cuh"
 
 static_assert(STRIDE_Y == 1 && STRIDE_X == 1, "other strides leave gaps between the windows");
 
@@ -25,14 +25,22 @@ struct GradInput {
     int first_row, first_column, lead, outputs;
 
     static __device__ __forceinline__ real begin(int) { return 0; }
-    __device__ __forceinline__ void load(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                         const StageOrigin &origin) const {
+    static constexpr bool FINISHES = HAS_SLOPE;
+    __device__ __forceinline__ StageOrigin origin(const Region &region) const {
+        return {region.sample, region.row + first_row, region.column + first_column - lead};
+    }
+    template <class T>
+    __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
+                                          const StageOrigin &origin) const {
         const int v = group_size(maps, origin.column, grad_output, output);
-        stage_maps<THREADS>(staged, grad_output, list, count, stage, maps, origin, v);
-        if constexpr (HAS_SLOPE) stage_maps<THREADS>(staged + outputs, output, list, count, stage, maps, origin, v);
-        commit_copies();
-        wait_for_copies<0>();
-        if constexpr (HAS_SLOPE) apply_slopes<THREADS>(staged, outputs, count, stage, maps, origin, v);
+        stage_maps<T>(staged, grad_output, list, count, stage, maps, origin, v);
+        if constexpr (HAS_SLOPE) stage_maps<T>(staged + outputs, output, list, count, stage, maps, origin, v);
+    }
+    template <class T>
+    __device__ __forceinline__ void finish(real *staged, int count, const Stage<BAND> &stage,
+                                           const StageOrigin &origin) const {
+        apply_slopes<T>(staged, outputs, count, stage, maps, origin,
+                        group_size(maps, origin.column, grad_output, output));
     }
     template <class X>
     __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const X &window,
@@ -50,7 +58,7 @@ conv2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__
                   real *__restrict__ grad_input, int samples, int in_maps, int height, int width, int out_maps,
                   int out_height, int out_width, int padding_y, int padding_x, int lead, int tiles_down,
                   int tiles_across, int warp_samples, int block_samples, int pitch, int skew, int plane, int groups,
-                  int turns, int chunk, int chunks, int store_at) {
+                  int turns, int chunk, int chunks, int store_at, int stages) {
     extern __shared__ __align__(16) real staged[];
     const Maps targets{samples, in_maps, height, width};
     const TileGrid grid(targets, tiles_down, tiles_across, block_samples);
@@ -59,7 +67,7 @@ conv2d_grad_input(const real *__restrict__ grad_output, const real *__restrict__
     const GradInput op{grad_output, output, {samples, out_maps, out_height, out_width},
                        padding_y - (KERNEL_HEIGHT - 1), padding_x - (KERNEL_WIDTH - 1), lead,
                        chunk * stage.slot()};
-    walk_connections(op, staged, weight, grad_input, targets, grid, warp_samples, stage,
-                     Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
-                          turns, chunk, chunks, store_at});
+    add_connections(op, staged, weight, grad_input, targets, grid, warp_samples, stage,
+                    Walk{used_starts, used, target_maps, starts, reinterpret_cast<const int2 *>(entries), groups,
+                         turns, chunk, chunks, store_at}, stages);
 }

@@ -38,6 +38,7 @@
 using Kernel = Window<KERNEL_HEIGHT, KERNEL_WIDTH, STRIDE_Y, STRIDE_X>;
 constexpr int TAPS = TAP_ROWS * TAP_COLUMNS, RECORD = 5 + 3 * SHARED, BAND = TILE_ROWS * STRIDE_Y;
 using Sums = LaneSums<LANES, 1, TAPS + 1>;
+using All = Threads<THREADS>;
 
 // A team's description, see above.
 struct Record {
@@ -96,17 +97,17 @@ struct Buffers {
     }
     __device__ __forceinline__ void start(real *buffer, const Region &region) const {
         const StageOrigin from = x_origin(region), dz_from = dz_origin(region);
-        stage_maps<THREADS>(buffer, x, x_list, x_count, x_stage, x_maps, from, group_size(x_maps, from.column, x, x));
+        stage_maps<All>(buffer, x, x_list, x_count, x_stage, x_maps, from, group_size(x_maps, from.column, x, x));
         const int v = dz_group(region);
-        stage_maps<THREADS>(buffer + dz_at, grad_output, dz_list, dz_count, dz_stage, dz_maps, dz_from, v);
+        stage_maps<All>(buffer + dz_at, grad_output, dz_list, dz_count, dz_stage, dz_maps, dz_from, v);
         if constexpr (HAS_SLOPE)
-            stage_maps<THREADS>(buffer + output_at, output, dz_list, dz_count, dz_stage, dz_maps, dz_from, v);
+            stage_maps<All>(buffer + output_at, output, dz_list, dz_count, dz_stage, dz_maps, dz_from, v);
         commit_copies();
     }
     // Of what this thread has copied, once it has come.
     __device__ __forceinline__ void finish(real *buffer, const Region &region) const {
         if constexpr (HAS_SLOPE)
-            apply_slopes<THREADS>(buffer + dz_at, output_at - dz_at, dz_count, dz_stage, dz_maps, dz_origin(region),
+            apply_slopes<All>(buffer + dz_at, output_at - dz_at, dz_count, dz_stage, dz_maps, dz_origin(region),
                                   dz_group(region));
     }
 };

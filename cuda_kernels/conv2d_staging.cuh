@@ -79,16 +79,23 @@ struct StageOrigin {
     int sample, row, column;
 };
 
+// The threads that stage together: COUNT of a block, from FIRST on.
+template <int Count, int First = 0>
+struct Threads {
+    static constexpr int COUNT = Count;
+    static __device__ __forceinline__ int number() { return threadIdx.x - First; }
+};
+
 // Calls body(element of slot 0, source of map 0, whether it is there, first slot, end of the slots) for every group of
 // V neighbouring pixels that falls to this thread: the same ones at every call. Where there are more threads than
 // groups, several share the slots of each.
-template <int V, int THREADS, class S, class Body>
+template <int V, class T, class S, class Body>
 __device__ __forceinline__ void each_group(const S &stage, const Maps &maps, const StageOrigin &origin, int slots,
                                            Body body) {
     const int groups = (stage.columns + V - 1) / V, count = stage.samples * stage.rows * groups;
-    const int parts = count < THREADS ? min(slots, THREADS / count) : 1;
+    const int parts = count < T::COUNT ? min(slots, T::COUNT / count) : 1;
     const int share = parts > 1 ? (slots + parts - 1) / parts : slots;
-    for (int i = threadIdx.x; i < count * parts; i += THREADS) {
+    for (int i = T::number(); i < count * parts; i += T::COUNT) {
         const int part = parts > 1 ? i / count : 0, at = i - part * count;
         const int group = at % groups, row = at / groups % stage.rows, sample = at / groups / stage.rows;
         const int n = origin.sample + sample, y = origin.row + row, x = origin.column + group * V;
@@ -107,11 +114,11 @@ __device__ __forceinline__ int group_size(const Maps &maps, int column, const vo
     return 1;
 }
 
-template <int V, int THREADS, class S>
+template <int V, class T, class S>
 __device__ __forceinline__ void copy_groups(real *staged, const real *source, const int *list, int count,
                                             const S &stage, const Maps &maps, const StageOrigin &origin) {
     const int slot_size = stage.slot();
-    each_group<V, THREADS>(stage, maps, origin, count, [&](int element, size_t from, bool there, int first_slot,
+    each_group<V, T>(stage, maps, origin, count, [&](int element, size_t from, bool there, int first_slot,
                                                            int end) {
         // In bytes, so that an address is one multiplication and addition; where nothing is there, all maps are
         // the first one.
@@ -125,28 +132,28 @@ __device__ __forceinline__ void copy_groups(real *staged, const real *source, co
 }
 
 // Starts to stage the maps source[list[0..count)].
-template <int THREADS, class S>
+template <class T, class S>
 __device__ __forceinline__ void stage_maps(real *staged, const real *source, const int *list, int count,
                                            const S &stage, const Maps &maps, const StageOrigin &origin,
                                            int v) {
     if (v == 1)
-        copy_groups<1, THREADS>(staged, source, list, count, stage, maps, origin);
+        copy_groups<1, T>(staged, source, list, count, stage, maps, origin);
     else if (v == 2)
-        copy_groups<2, THREADS>(staged, source, list, count, stage, maps, origin);
+        copy_groups<2, T>(staged, source, list, count, stage, maps, origin);
     else if constexpr (sizeof(real) == 4)
-        copy_groups<4, THREADS>(staged, source, list, count, stage, maps, origin);
+        copy_groups<4, T>(staged, source, list, count, stage, maps, origin);
 }
 
 // dz = grad_output * act'(output), of what this thread has staged of both, `outputs` reals apart; each
 // thread has to have waited for its own copies alone.
-template <int V, int THREADS, class S>
+template <int V, class T, class S>
 __device__ __forceinline__ void slope_groups(real *staged, int outputs, int count, const S &stage,
                                              const Maps &maps, const StageOrigin &origin) {
     struct alignas(V * sizeof(real)) Group {
         real at[V];
     };
     const int slot_size = stage.slot();
-    each_group<V, THREADS>(stage, maps, origin, count, [&](int element, size_t, bool there, int first_slot, int end) {
+    each_group<V, T>(stage, maps, origin, count, [&](int element, size_t, bool there, int first_slot, int end) {
         if (!there) return;
 #pragma unroll 2
         for (int slot = first_slot; slot < end; ++slot) {
@@ -160,15 +167,15 @@ __device__ __forceinline__ void slope_groups(real *staged, int outputs, int coun
     });
 }
 
-template <int THREADS, class S>
+template <class T, class S>
 __device__ __forceinline__ void apply_slopes(real *staged, int outputs, int count, const S &stage,
                                              const Maps &maps, const StageOrigin &origin, int v) {
     if (v == 1)
-        slope_groups<1, THREADS>(staged, outputs, count, stage, maps, origin);
+        slope_groups<1, T>(staged, outputs, count, stage, maps, origin);
     else if (v == 2)
-        slope_groups<2, THREADS>(staged, outputs, count, stage, maps, origin);
+        slope_groups<2, T>(staged, outputs, count, stage, maps, origin);
     else if constexpr (sizeof(real) == 4)
-        slope_groups<4, THREADS>(staged, outputs, count, stage, maps, origin);
+        slope_groups<4, T>(staged, outputs, count, stage, maps, origin);
 }
 
 // Without a slope other than 1, outputs are not even read.

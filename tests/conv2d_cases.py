@@ -7,7 +7,8 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.conv2d_kernels.problem import Problem
 from tests.cases import DOUBLE, Conv2dCase
 
-FAMILIES = ("tiles", "matrix", "tensor_cores", "general")
+FAMILIES = ("tiles", "ring", "matrix", "tensor_cores", "general")
+RING = {"forward": "ring", "grad_input": "ring"}  # it does not compute the gradient by the weights
 
 # Input map 1 has no outputs, the fan-in is uneven, and weights are in no particular order.
 UNEVEN = ConnectionTable.from_pairs([[3, 0, 2, 0, 3], [1, 0, 1, 2, 0]], in_maps=4, out_maps=3)
@@ -59,6 +60,8 @@ class KernelCase(Conv2dCase):
 # Together they launch every kernel of a convolution, in several blocks.
 KERNEL_CASES = {
     "conv2d, tiles": KernelCase(RANDOM, 2, (9, 8), (3, 3), padding=(1, 1), kernel_name="tiles"),
+    "conv2d, ring": KernelCase(RANDOM, 3, (8, 12), (3, 3), padding=(1, 1),
+                               kernel_name=tuple(RING.items())),
     "conv2d, matrix": KernelCase(UNEVEN, 5, (5, 6), (3, 2), (2, 1), (1, 0), "relu", DOUBLE,
                                  kernel_name="matrix"),
     "conv2d, tensor cores": KernelCase(ConnectionTable.full(2, 17), 3, (6, 5), (2, 2),

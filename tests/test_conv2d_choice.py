@@ -10,7 +10,7 @@ import pytest
 
 from gpucnn import ConnectionTable, functional
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.conv2d_kernels import remembered, tiles, walks, weight
+from gpucnn.backends.cuda.conv2d_kernels import remembered, ring, tiles, walks, weight
 from gpucnn.backends.cuda.conv2d_kernels.choice import candidates, conv2d_kernels
 from gpucnn.backends.cuda.conv2d_kernels.problem import FORWARD, GRAD_INPUT, GRAD_WEIGHT
 from gpucnn.backends.cuda.conv2d_kernels.speed import Speed, wavefronts
@@ -182,17 +182,36 @@ def test_every_kernel_from_1_to_11_and_1_to_1024_maps_has_candidates():
                 assert all(each.seconds > 0 for each in found)
 
 
+def test_a_ring_is_taken_by_name_or_measured_and_never_by_its_estimate():
+    for density in (0.25, 0.03):
+        for choice in conv2d_kernels(PROFILES["sm_90"], (128, 64, 32, 32), 3, random(64, density)):
+            families = [each.family for each in choice.candidates]
+            assert families[0] != "ring"
+            assert ("ring" in families) == (choice.op != GRAD_WEIGHT)
+    named = dict.fromkeys((FORWARD, GRAD_INPUT), "ring")
+    assert list(chosen((128, 64, 32, 32), 3, random(64, 0.1), kernel=named).values())[:2] == [
+        "ring", "ring"]
+
+
+def test_there_is_no_ring_before_copies_were_asynchronous():
+    assert all(each.family != "ring" for each in candidates(
+        problem_of(WIDE, FORWARD), Speed.of(PROFILES["sm_75"]), kept=None))
+
+
 @pytest.mark.parametrize("architecture", PROFILES)
 def test_no_plan_asks_for_more_shared_memory_than_there_is(architecture):
     profile = PROFILES[architecture]
     for case in (WIDE, CASE, Conv2dCase(random(64, 0.25), 128, (32, 32), (5, 5))):
         for op in (FORWARD, GRAD_INPUT):
-            for plan in tiles.plans(problem_of(case, op), Speed.of(profile)):
+            problem, speed = problem_of(case, op), Speed.of(profile)
+            rings = [plan for warps in ring.WARPS for plan in ring.plans(problem, speed, warps)]
+            for plan in (*tiles.plans(problem, speed), *rings):
                 assert plan.shared_bytes < profile.dynamic_shared_bytes
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"kernel": "fast"}, "expected a kernel of tiles, matrix, tensor_cores, general, got 'fast'"),
+    ({"kernel": "fast"}, "expected a kernel of tiles, ring, matrix, tensor_cores, general, "
+                          "got 'fast'"),
     ({"kernel": 3}, "got 3"),
     ({"kernel": {"forward": "fast"}}, "got 'fast'"),
     ({"precision": "half"}, "precision: expected one of float32, tf32, got 'half'"),

@@ -10,7 +10,7 @@ import pytest
 from gpucnn import ConnectionTable
 from gpucnn.backends.base import Workspace
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.conv2d_kernels import tiles, weight
+from gpucnn.backends.cuda.conv2d_kernels import ring, tiles, weight
 from gpucnn.backends.cuda.conv2d_kernels.choice import conv2d_kernels
 from gpucnn.backends.cuda.conv2d_kernels.problem import (
     FORWARD,
@@ -25,6 +25,7 @@ from tests.conv2d_cases import (
     FAMILIES,
     KERNEL_CASES,
     RANDOM,
+    RING,
     UNEVEN,
     problem_of,
     with_kernel,
@@ -40,19 +41,21 @@ FULL = ConnectionTable.full
 NARROW = replace(PROFILE, dynamic_shared_bytes=20 * 1024, shared_bytes_of_multiprocessor=21 * 1024)
 
 
-def plans(case, op, profile=PROFILE):
-    own = weight if op == GRAD_WEIGHT else tiles
-    return own.plans(problem_of(case, op), Speed.of(profile))
+def plans(case, op, profile=PROFILE, kind="walk"):
+    problem, speed = problem_of(case, op), Speed.of(profile)
+    if kind == "ring":
+        return [plan for warps in ring.WARPS for plan in ring.plans(problem, speed, warps)]
+    return (weight if op == GRAD_WEIGHT else tiles).plans(problem, speed)
 
 
 def labels(case, wanted, profile=PROFILE):
-    """Names by op: of the fastest plan for which `wanted[op](plan)`, or wanted["walk"] for forward
-    and grad_input, holds."""
-    names = {}
+    """Names by op: of the fastest plan for which `wanted[op](plan)`, or wanted["walk"] or
+    wanted["ring"] for forward and grad_input, holds."""
+    names, kind = {}, "ring" if "ring" in wanted else "walk"
     for op in OPS:
-        holds = wanted.get(op, wanted.get("walk") if op != GRAD_WEIGHT else None)
+        holds = wanted.get(op, wanted.get(kind) if op != GRAD_WEIGHT else None)
         if holds:
-            fitting = [plan for plan in plans(case, op, profile) if holds(plan)]
+            fitting = [plan for plan in plans(case, op, profile, kind) if holds(plan)]
             names[op] = min(fitting, key=lambda plan: plan.cycles).label
     return names
 
@@ -73,7 +76,7 @@ SHAPES = {
 @pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_matches_plain_loops_for(case, family, cuda_on_cpu):
-    case.check(with_kernel(cuda_on_cpu, family))
+    case.check(with_kernel(cuda_on_cpu, RING if family == "ring" else family))
 
 
 @pytest.mark.parametrize("family", ["matrix", "general"])
@@ -106,6 +109,11 @@ PLANS = {
     "samples by each warp": {"walk": lambda plan: plan.map_warps == 1},
     "skewed rows": {"walk": lambda plan: plan.window.skew > 0,
                     GRAD_WEIGHT: lambda plan: plan.x.skew > 0 and plan.dz.skew > 0},
+    "a ring of few stages": {"ring": lambda plan: plan.chunk == 4 and plan.stages <= 7},
+    "a ring of single maps": {"ring": lambda plan: plan.chunk == 1},
+    "sixteen warps and a ring": {"ring": lambda plan: plan.warps == 16 and plan.maps == 1},
+    "four maps a warp and a ring": {"ring": lambda plan: plan.maps == 4},
+    "samples by each warp and a ring": {"ring": lambda plan: plan.map_warps == 1},
     "one connection a team": {GRAD_WEIGHT: lambda plan: plan.cut.shared == 1},
     "four connections a team": {GRAD_WEIGHT: lambda plan: plan.cut.shared == 4},
     "many threads": {GRAD_WEIGHT: lambda plan: plan.cut.threads == 512},
@@ -120,6 +128,28 @@ def test_plans_match_plain_loops_with(wanted, cuda_on_cpu):
     table = ConnectionTable.random(9, 18, density=0.3, seed=2)
     case = replace(WIDE, table=table)
     case.check(with_kernel(cuda_on_cpu, labels(case, wanted)))
+
+
+RING_SHAPES = {
+    "rows that a bulk store takes": Conv2dCase(RANDOM, 5, (10, 10), (3, 3), activation="relu"),
+    "odd rows": Conv2dCase(FULL(9, 5), 5, (7, 9), (3, 2), padding=(0, 1), activation="relu"),
+    "strides": Conv2dCase(RANDOM, 5, (12, 13), (3, 3), (2, 3), (1, 1)),
+    "doubles": Conv2dCase(RANDOM, 3, (8, 10), (3, 3), padding=(2, 2), dtype=DOUBLE),
+    "taps in several bands": Conv2dCase(UNEVEN, 2, (14, 15), (7, 7), padding=(3, 3)),
+    "more work than blocks": Conv2dCase(ConnectionTable.random(9, 40, density=0.2, seed=3), 40,
+                                        (6, 6), (3, 3), padding=(1, 1)),
+    "fewer maps than warps": Conv2dCase(FULL(3, 1), 2, (8, 8), (3, 3)),
+    "identity": Conv2dCase(RANDOM, 5, (8, 12), (3, 3), padding=(1, 1), activation="identity"),
+}
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse", 1])
+@pytest.mark.parametrize("case", RING_SHAPES.values(), ids=RING_SHAPES)
+def test_a_ring_matches_plain_loops_with(case, order):
+    """Blocks go round it several times, and whoever is ahead waits for the others."""
+    backend = CudaBackend(HostRuntime(max_blocks=3, order=order))
+    kernel = RING if case.stride == (1, 1) else {FORWARD: "ring"}
+    case.check(with_kernel(backend, kernel))
 
 
 def test_maps_that_do_not_fit_are_staged_some_at_a_time():
@@ -229,8 +259,9 @@ ISSUE = {  # shape of x, kernel size, table
 }
 
 
-def sources(shape, kernel_size, table, architecture, **options):
-    """The sources that the chosen kernels are compiled from, by their names."""
+def sources(shape, kernel_size, table, architecture, family=None, **options):
+    """The sources that the chosen kernels, or all candidates of a family, are compiled from, by
+    their names."""
     class Recording(HostRuntime):
         def compile(self, source, name):
             found[name] = source
@@ -245,7 +276,9 @@ def sources(shape, kernel_size, table, architecture, **options):
         x = backend.empty((1, 1), problem.dtype)
         bias = backend.empty(table.out_maps, problem.dtype)
         results = (x, bias) if choice.op == GRAD_WEIGHT else (x,)
-        backend.conv2d_chooser.launch(problem, choice.candidates[0], (x, x, x), results, None)
+        for candidate in choice.candidates:
+            if candidate.family == family or (family is None and candidate is choice.candidates[0]):
+                backend.conv2d_chooser.launch(problem, candidate, (x, x, x), results, None)
     return found
 
 
@@ -266,6 +299,17 @@ def test_kernels_chosen_for_the_issues_shapes_compile_without_spills():
         found |= sources(shape, kernel_size, table, "sm_90", activation="scaled_tanh")
     assert len(found) > 12
     assert not spills(found, "sm_90")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120"])
+def test_rings_that_are_considered_compile_without_spills(architecture):
+    found = {}
+    for shape, kernel_size, table in ISSUE.values():
+        for activation in ("identity", "scaled_tanh"):
+            found |= sources(shape, kernel_size, table, architecture, "ring", activation=activation)
+    assert len(found) > 24
+    assert not spills(found, architecture)
 
 
 @pytest.mark.thorough

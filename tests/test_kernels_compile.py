@@ -138,8 +138,10 @@ def test_no_kernel_takes_more_than_48_kilobytes_of_static_shared_memory(resource
 
 
 @pytest.mark.parametrize(("file", "kernel", "more"), [
-    ("conv2d.cu", "conv2d_forward", {"MAPS": 2, "WARPS": 8, "SKEWED": 1}),
-    ("conv2d_grad_input.cu", "conv2d_grad_input", {"MAPS": 2, "WARPS": 8, "SKEWED": 1}),
+    ("conv2d.cu", "conv2d_forward", {"MAPS": 2, "WARPS": 8, "PRODUCERS": 0, "SKEWED": 1}),
+    ("conv2d.cu", "conv2d_forward", {"MAPS": 1, "WARPS": 16, "PRODUCERS": 4, "SKEWED": 1}),
+    ("conv2d_grad_input.cu", "conv2d_grad_input", {
+        "MAPS": 2, "WARPS": 8, "PRODUCERS": 0, "SKEWED": 1}),
     ("conv2d_grad_weight.cu", "conv2d_grad_weight", {
         "TAP_ROWS": 3, "TAP_COLUMNS": 3, "SHARED": 2, "LANES": 8, "THREADS": 256,
         "BLOCKS_AT_ONCE": 2, "DZ_ALIGNMENT": 4})])

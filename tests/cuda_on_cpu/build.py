@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "cuda_on_cpu"
 _HERE = Path(__file__).resolve().parent
 _HEADERS = ("launch.h", "vectors.h", "mathematics.h", "cuda_on_cpu.h", "scheduler.h")
-_SCHEDULER = ("fibres.cpp", "scheduler.cpp", "shared_memory.cpp", "meetings.cpp", "products.cpp",
-              "races.cpp")
+_SCHEDULER = ("fibres.cpp", "scheduler.cpp", "shared_memory.cpp", "meetings.cpp", "mbarriers.cpp",
+              "products.cpp", "races.cpp")
 _COMMON = ("-std=c++17", "-fPIC", "-shared", "-fno-gnu-unique", "-fvisibility=hidden",
            "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Wno-unknown-pragmas",
            "-Wno-sign-compare", "-Wno-unused-parameter", "-I", str(_HERE))

@@ -143,6 +143,12 @@ TOLD void store_to_block(T *here, int rank, T value, SITE) {
     TELL(write, there);
     *there = value;
 }
+// Barriers in shared memory (cuda_kernels/mbarrier.cuh).
+inline void init_mbarrier(const void *barrier, int arrivals, SITE) {
+    mbarrier_init(barrier, arrivals, site);
+}
+inline void arrive(const void *barrier, SITE) { mbarrier_arrive(barrier, site); }
+inline void wait(const void *barrier, int parity, SITE) { mbarrier_wait(barrier, parity, site); }
 }  // namespace cuda_on_cpu
 #undef SITE
 

@@ -79,6 +79,11 @@ CUDA_ON_CPU_EXPORT void meet_cluster(Site site);
 // shared memory.
 CUDA_ON_CPU_EXPORT void *memory_of_block(const void *here, size_t bytes, int rank, Site site);
 
+// Barriers in shared memory (cuda_kernels/mbarrier.cuh), known by their place.
+CUDA_ON_CPU_EXPORT void mbarrier_init(const void *place, int arrivals, Site site);
+CUDA_ON_CPU_EXPORT void mbarrier_arrive(const void *place, Site site);
+CUDA_ON_CPU_EXPORT void mbarrier_wait(const void *place, int parity, Site site);
+
 // Tell the race detector of an access that it does not see, made from the code at `address`.
 CUDA_ON_CPU_EXPORT void atomic_access(const void *memory, int bytes, const void *address);
 CUDA_ON_CPU_EXPORT void write_access(const void *memory, int bytes, const void *address);

@@ -21,6 +21,7 @@ unsigned waiting[MAX_ALIVE / WARP];  // lanes of each warp that wait in a meetin
 const char *place(const Thread &thread) {
     if (thread.state == State::at_barrier) return "__syncthreads";
     if (thread.state == State::at_cluster_barrier) return "cluster_barrier";
+    if (thread.state == State::at_mbarrier) return "wait";
     return thread.call == WarpCall::sync      ? "__syncwarp"
            : thread.call == WarpCall::vote    ? "a warp vote"
            : thread.call == WarpCall::shuffle ? "a warp shuffle"
@@ -97,6 +98,7 @@ void end_meeting(const Thread &first) {
 void start_meetings() {
     for (BlockBarrier &barrier : barriers) barrier.arrived = 0;
     at_cluster_barrier = 0;
+    start_mbarriers();
     for (int warp = 0; warp < cluster.count; warp += WARP) {
         const int lanes = cluster.size - (warp - first_of(warp));
         running[warp / WARP] = lanes < WARP ? (1u << lanes) - 1 : ~0u;
@@ -234,6 +236,7 @@ void fail_deadlock() {
     for (int rank = 0; rank < cluster.blocks; ++rank)
         fail_for_barrier(State::at_barrier, rank * cluster.stride, cluster.size);
     fail_for_barrier(State::at_cluster_barrier, 0, cluster.count);
+    fail_for_mbarriers();
     __builtin_unreachable();
 }
 

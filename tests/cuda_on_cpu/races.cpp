@@ -3,8 +3,9 @@
 // g++ -fsanitize=thread makes a kernel call __tsan_read4(address) and its kin before each access
 // to memory. Here these are answered with CUDA's rules: two accesses to a byte, one of them a
 // write and not both atomic, are a race unless they are of one thread, of two threads of a block
-// with __syncthreads between them, of two lanes of a warp with __syncwarp between them, or of two
-// blocks of a cluster with cluster_barrier between them. What ran first does not matter, so one
+// with __syncthreads between them, of two lanes of a warp with __syncwarp between them, of two
+// blocks of a cluster with cluster_barrier between them, or of two threads of a block of which one has
+// waited for a phase of an mbarrier that the other has arrived for. What ran first does not matter, so one
 // order of the threads shows the races of all. Shuffles, votes, atomics and fences order nothing,
 // and blocks of different clusters are never ordered: a kernel in which the last block adds up what
 // the others wrote is reported. So are threads that write the same value.
@@ -50,6 +51,14 @@ struct Clocks {
 };
 
 Clocks clocks[MAX_ALIVE];
+// Where a kernel has mbarriers: the newest clock of each thread of the block, by its number there, that a thread is
+// ordered after; and of each mbarrier, by parity, those that its phase's arrivals are ordered after, themselves
+// among them.
+using Vector = uint32_t[MAX_THREADS];
+Vector *acquired;
+Vector (*arrived)[2];
+int mbarrier_count, mbarrier_room;
+
 const char *anchor;
 Page **table;  // open addressing by page number
 size_t table_size, page_count;
@@ -112,8 +121,14 @@ bool ordered(const Access &access) {
     if (!of_running_block(access.thread))
         return access.clock <= clocks[access.thread].cluster_barrier;
     if (access.clock <= clocks[access.thread].barrier) return true;
+    if (mbarrier_count && access.clock <= acquired[cluster.current][access.thread - cluster.first]) return true;
     return access.thread / WARP == cluster.current / WARP &&
            access.clock <= clocks[cluster.current].seen[access.thread % WARP];
+}
+
+void join(Vector &into, const Vector &other) {
+    for (int t = 0; t < cluster.size; ++t)
+        if (other[t] > into[t]) into[t] = other[t];
 }
 
 struct Kind {
@@ -202,6 +217,7 @@ void races_start(const void *function) {
 void races_start_cluster() {
     memset(clocks, 0, cluster.count * sizeof(Clocks));
     for (int t = 0; t < cluster.count; ++t) clocks[t].own = 1;
+    mbarrier_count = 0;
 }
 
 void races_forget(const void *memory, size_t bytes) {
@@ -233,7 +249,39 @@ void races_warp_barrier(int warp, unsigned lanes) {
     for (int lane = 0; lane < WARP; ++lane)
         if (lanes >> lane & 1)
             memcpy(clocks[warp + lane].seen, joined, sizeof joined);
+    if (!mbarrier_count) return;
+    Vector all = {};
+    for (int lane = 0; lane < WARP; ++lane)
+        if (lanes >> lane & 1) join(all, acquired[warp + lane]);
+    for (int lane = 0; lane < WARP; ++lane)
+        if (lanes >> lane & 1) memcpy(acquired[warp + lane], all, sizeof all);
 }
+
+void races_start_mbarrier(int number) {
+    if (!acquired) acquired = static_cast<Vector *>(malloc(MAX_ALIVE * sizeof(Vector)));
+    if (!mbarrier_count)
+        for (int t = 0; t < cluster.count; ++t) memset(acquired[t], 0, sizeof(Vector));
+    if (number >= mbarrier_room) {
+        mbarrier_room = 2 * number + 16;
+        arrived = static_cast<Vector(*)[2]>(realloc(arrived, mbarrier_room * sizeof *arrived));
+    }
+    if (number >= mbarrier_count) mbarrier_count = number + 1;
+    memset(arrived[number], 0, sizeof *arrived);
+}
+
+void races_arrive(int number, int parity) {
+    Clocks &self = clocks[cluster.current];
+    Vector &phase = arrived[number][parity];
+    const int me = cluster.current - cluster.first, warp = me / WARP * WARP;
+    join(phase, acquired[cluster.current]);
+    for (int lane = 0; lane < WARP && warp + lane < cluster.size; ++lane)
+        if (self.seen[lane] > phase[warp + lane]) phase[warp + lane] = self.seen[lane];
+    phase[me] = self.own++;
+}
+
+void races_begin_phase(int number, int parity) { memset(arrived[number][parity], 0, sizeof(Vector)); }
+
+void races_wait(int number, int parity) { join(acquired[cluster.current], arrived[number][parity]); }
 
 void atomic_access(const void *memory, int bytes, const void *code) {
     access(memory, bytes, {true, true}, code);
@@ -276,6 +324,10 @@ void races_forget(const void *, size_t) {}
 void races_block_barrier() {}
 void races_cluster_barrier() {}
 void races_warp_barrier(int, unsigned) {}
+void races_start_mbarrier(int) {}
+void races_arrive(int, int) {}
+void races_begin_phase(int, int) {}
+void races_wait(int, int) {}
 void atomic_access(const void *, int, const void *) {}
 void write_access(const void *, int, const void *) {}
 }  // namespace cuda_on_cpu

@@ -1,5 +1,5 @@
 // What the parts of one scheduler library share: fibres.cpp, scheduler.cpp, shared_memory.cpp,
-// meetings.cpp, products.cpp and races.cpp.
+// meetings.cpp, mbarriers.cpp, products.cpp and races.cpp.
 #pragma once
 
 #include "launch.h"
@@ -23,7 +23,7 @@ void switch_fibre(Fibre &from, Fibre &to, bool leaving_for_good);
 void clean_abandoned_fibres();
 extern const char *fibres_begin, *fibres_end;  // all of their stacks
 
-enum class State : uint8_t { ready, at_barrier, at_cluster_barrier, in_warp, exited };
+enum class State : uint8_t { ready, at_barrier, at_cluster_barrier, at_mbarrier, in_warp, exited };
 
 constexpr int MAX_ALIVE = MAX_BLOCKS_OF_CLUSTER * MAX_THREADS;
 
@@ -36,7 +36,7 @@ struct Thread {
     // the meeting of its warp that it waits for
     WarpCall call;
     unsigned mask;
-    int source;
+    int source;      // of a shuffle; or the number of the mbarrier that it waits for
     unsigned long long value, result;
 };
 
@@ -82,6 +82,10 @@ void start_meetings();
 void thread_left();                  // the current thread has left the kernel
 [[noreturn]] void fail_deadlock();   // no thread is ready, and some wait
 
+// Barriers in shared memory (mbarriers.cpp).
+void start_mbarriers();
+void fail_for_mbarriers();  // if a thread waits for one
+
 // Products of small matrices (products.cpp).
 struct Product {
     float *d;
@@ -97,5 +101,10 @@ void races_forget(const void *memory, size_t bytes);
 void races_block_barrier();  // of the running block
 void races_cluster_barrier();
 void races_warp_barrier(int warp, unsigned lanes);
+// Of an mbarrier, by its number: the running thread arrives for a phase or has waited for one; one begins.
+void races_start_mbarrier(int number);
+void races_arrive(int number, int parity);
+void races_begin_phase(int number, int parity);
+void races_wait(int number, int parity);
 
 }  // namespace cuda_on_cpu

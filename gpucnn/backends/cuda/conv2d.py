@@ -11,9 +11,10 @@ def conv2d(backend, x, weight, bias, connections, *, stride, padding, activation
            workspace=None, kernel=None, autotune=False, precision="float32"):
     """The kernel that is fastest by estimate, into which bias and activation are fused.
 
-    kernel: "tiles", "matrix", "tensor_cores" or "general", the name of one of their plans, or a
-    dict with a name for some of "forward", "grad_input" and "grad_weight". autotune: whether to
-    measure the candidates once for these sizes, and to remember the fastest. precision: "tf32"
+    kernel: "tiles", "ring", "matrix", "tensor_cores" or "general", the name of one of their plans,
+    or a dict with a name for some of "forward", "grad_input" and "grad_weight"; "ring", which does
+    not compute the last, is taken only by name or measured. autotune: whether to measure the
+    candidates once for these sizes, and to remember the fastest. precision: "tf32"
     where products may be rounded to TF32, which tensor cores from compute capability 8.0 on take;
     float32 arrays only.
     """

@@ -13,13 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda.conv2d_kernels import general, matrix, remembered, tiles, weight
+from gpucnn.backends.cuda.conv2d_kernels import (
+    general,
+    matrix,
+    remembered,
+    ring,
+    tiles,
+    weight,
+)
 from gpucnn.backends.cuda.conv2d_kernels.problem import FORWARD, GRAD_INPUT, GRAD_WEIGHT, Problem
 from gpucnn.backends.cuda.conv2d_kernels.speed import Speed
 from gpucnn.errors import ArgumentError, KernelError
 from gpucnn.shapes import pair
 
-FAMILIES = ("tiles", "matrix", "tensor_cores", "general")
+FAMILIES = ("tiles", "ring", "matrix", "tensor_cores", "general")
+UNFITTED = ("ring",)  # whose estimates no GPU's times are in: taken if named or measured
 PRECISIONS = ("float32", "tf32")
 KEPT = 3            # plans of a family: the best by estimate, which measuring compares
 MOST_CHOICES = 512  # that a backend remembers
@@ -41,10 +49,15 @@ class Candidate:
 
 
 def candidates(problem, speed, kept=KEPT):
-    """The `Candidate`s for a problem, at most `kept` of a family, the fastest by estimate first."""
-    own = weight if problem.op == GRAD_WEIGHT else tiles
+    """The `Candidate`s for a problem, at most `kept` of a family, the fastest by estimate first,
+    but for those of UNFITTED families, which are the last."""
+    if problem.op == GRAD_WEIGHT:
+        own = [weight.plans(problem, speed)]
+    else:
+        own = [tiles.plans(problem, speed),
+               *(ring.plans(problem, speed, warps) for warps in ring.WARPS)]
     found = []
-    for family in (own.plans(problem, speed), matrix.plans(problem, speed, tensor_cores=False),
+    for family in (*own, matrix.plans(problem, speed, tensor_cores=False),
                    matrix.plans(problem, speed, tensor_cores=True), general.plans(problem, speed)):
         timed = {}
         for plan in family:
@@ -52,7 +65,7 @@ def candidates(problem, speed, kept=KEPT):
             if plan.label not in timed or seconds < timed[plan.label].seconds:
                 timed[plan.label] = Candidate(plan.label, seconds, plan)
         found += sorted(timed.values(), key=lambda each: each.seconds)[:kept]
-    return sorted(found, key=lambda each: each.seconds)
+    return sorted(found, key=lambda each: (each.family in UNFITTED, each.seconds))
 
 
 class Conv2dChooser:
@@ -86,7 +99,7 @@ class Conv2dChooser:
     def choose(self, problem, *, kernel=None, measure=None):
         """The `Candidate` of the given name or family, the fastest as measured by
         `measure(candidate)`, or the fastest by estimate."""
-        name = kernel.get(problem.op) if isinstance(kernel, Mapping) else kernel
+        name = _name_for(problem.op, kernel)
         key = problem, name, measure is not None
         if key not in self._chosen:
             while len(self._chosen) >= MOST_CHOICES:
@@ -106,6 +119,11 @@ class Conv2dChooser:
             best = names[int(np.argmin(times))]
             remembered.remember(runtime.profile.name, problem, names, best)
         return found[names.index(best)]
+
+
+def _name_for(op, kernel):
+    """What `kernel`, a name or names by op, says of an op."""
+    return kernel.get(op) if isinstance(kernel, Mapping) else kernel
 
 
 def _named(problem, speed, name):
@@ -175,7 +193,7 @@ def conv2d_kernels(profile, x_shape, kernel_size, connections, *, stride=1, padd
     choices = []
     for op in (FORWARD, GRAD_INPUT, GRAD_WEIGHT):
         problem = replace(base, op=op)
-        found = _named(problem, speed, kernel)
+        found = _named(problem, speed, _name_for(op, kernel))
         limit = max(problem.bytes / speed.bandwidth,
                     problem.multiply_adds / (speed.cores * speed.multiprocessors * speed.clock))
         choices.append(KernelChoice(op, tuple(found), problem.multiply_adds, problem.bytes, limit))

@@ -30,7 +30,6 @@ from gpucnn.backends.cuda.conv2d_kernels.speed import (
 from gpucnn.backends.cuda.kernels import Specialisation
 
 WARPS = 8
-THREADS = WARP * WARPS
 # rows x columns of a tile: the largest that a thread has registers for, and others for maps that
 # those do not cut evenly
 SHAPES = ((4, 8), (5, 8), (5, 6), (7, 7), (4, 7), (2, 14), (2, 12), (2, 10), (5, 5), (4, 4),
@@ -162,12 +161,21 @@ class TilePlan:
     cycles: float
     l2_bytes: float
     launches: float = 1
+    warps: int = WARPS  # that compute
+    producers: int = 0  # warps that stage for them; 0 if they do it themselves
+    stages: int = 1     # chunks that are staged at a time
 
     @property
     def label(self):
         """What tells this plan from others of the same problem."""
-        return (f"tiles:{self.cut.rows}x{self.cut.columns}x{self.maps}:{self.map_warps}x"
-                f"{WARPS // self.map_warps}x{self.turns}")
+        family, last = ("ring", self.chunk) if self.producers else ("tiles", self.turns)
+        return (f"{family}:{self.cut.rows}x{self.cut.columns}x{self.maps}:{self.map_warps}x"
+                f"{self.warps // self.map_warps}x{last}")
+
+    @property
+    def block_samples(self):
+        """Samples that a block computes at a time."""
+        return self.warps // self.map_warps * self.cut.warp_samples
 
 
 def plans(problem, speed):
@@ -181,26 +189,31 @@ def plans(problem, speed):
         if larger or not _fits_registers(walked, speed, rows, columns, maps):
             continue
         cut = Cut.of(walked, rows, columns)
-        for map_warps in _map_warps(walked, cut, maps):
+        for map_warps in map_warps_of(walked, cut, maps, WARPS):
             found += _staged(problem, speed, walked, cut, maps, map_warps)
     return found
 
 
 def _fits_registers(walked, speed, rows, columns, maps):
+    room = REGISTERS if speed.async_copies else REGISTERS_WITHOUT_ASYNC
+    return fits_registers(walked, rows, columns, maps, room, SUMS)
+
+
+def fits_registers(walked, rows, columns, maps, room, most_sums):
+    """Whether a thread with `room` registers for values, `most_sums` for sums, has enough."""
     taps = walked.band[0] * walked.kernel[1]
     row = (columns - 1) * walked.stride[1] + walked.kernel[1]
     sums, words = rows * columns * maps, walked.itemsize // 4
     values = sums + (taps + row if taps <= LARGEST_IN_REGISTERS else 8)
-    room = REGISTERS if speed.async_copies else REGISTERS_WITHOUT_ASYNC
-    return (values * words <= room and sums * words <= SUMS) or sums == 1
+    return (values * words <= room and sums * words <= most_sums) or sums == 1
 
 
-def _map_warps(walked, cut, maps):
-    """How many warps of a block may have maps of their own without lacking maps or samples."""
-    found = [warps for warps in (8, 4, 2, 1)
-             if (warps == 1 or warps // 2 * maps < walked.targets)
-             and (warps == WARPS or WARPS // warps * cut.warp_samples < 2 * walked.samples)]
-    return found or [WARPS]
+def map_warps_of(walked, cut, maps, warps):
+    """How many of a block's warps may have maps of their own without lacking maps or samples."""
+    found = [own for own in (16, 8, 4, 2, 1) if own <= warps
+             and (own == 1 or own // 2 * maps < walked.targets)
+             and (own == warps or warps // own * cut.warp_samples < 2 * walked.samples)]
+    return found or [warps]
 
 
 def _staged(problem, speed, walked, cut, maps, map_warps):
@@ -215,7 +228,7 @@ def _staged(problem, speed, walked, cut, maps, map_warps):
                    speed.shared_bytes_of_multiprocessor // at_once - RESERVED_BYTES)
         found = []
         for turns in {1, -(-walked.targets // (map_warps * maps))}:
-            used = _used_maps(problem.table, problem.op == FORWARD, map_warps * maps * turns)
+            used = used_maps(problem.table, problem.op == FORWARD, map_warps * maps * turns)
             chunk = min(used, (room - (store_bytes if turns > 1 else 0)) // slot_bytes)
             if chunk < (used if turns > 1 else 1) or store_bytes > room:
                 continue
@@ -232,7 +245,7 @@ def _staged(problem, speed, walked, cut, maps, map_warps):
 
 
 @lru_cache(maxsize=4096)
-def _used_maps(table, forward, members):
+def used_maps(table, forward, members):
     """The most source maps that a group of `members` neighbouring target maps depends on."""
     matrix = table.matrix if forward else table.matrix.T
     firsts = np.arange(0, matrix.shape[1], members)
@@ -277,16 +290,17 @@ def launch(backend, problem, plan, arrays, target):
     """One launch; arrays: x, weight and bias, or grad_output, output and weight, contiguous."""
     forward, cut, window = problem.op == FORWARD, plan.cut, plan.window
     constants = problem.constants | {
-        "TILE_ROWS": cut.rows, "TILE_COLUMNS": cut.columns, "MAPS": plan.maps, "WARPS": WARPS,
-        "WINDOW_ALIGNMENT": window.alignment, "SKEWED": int(window.skew > 0)}
+        "TILE_ROWS": cut.rows, "TILE_COLUMNS": cut.columns, "MAPS": plan.maps,
+        "WARPS": plan.warps, "PRODUCERS": plan.producers, "WINDOW_ALIGNMENT": window.alignment,
+        "SKEWED": int(window.skew > 0)}
     specialisation = Specialisation("conv2d.cu" if forward else "conv2d_grad_input.cu",
                                     problem.dtype, problem.activation, tuple(constants.items()))
     walk = backend.table_order(problem.table, walks.walk, forward, plan.map_warps, plan.maps,
                                plan.turns, plan.chunk)
     backend.kernels.launch(
         specialisation, "conv2d_forward" if forward else "conv2d_grad_input",
-        plan.regions * walk.groups, THREADS, *arrays, walk.used_starts, walk.used,
-        walk.target_maps, walk.starts, walk.entries, target, *problem.sizes, window.lead, cut.down,
-        cut.across, cut.warp_samples, WARPS // plan.map_warps * cut.warp_samples, window.pitch,
-        window.skew, window.plane, walk.groups, plan.turns, plan.chunk, walk.chunks, plan.store_at,
-        shared_bytes=plan.shared_bytes)
+        plan.regions * walk.groups, WARP * (plan.warps + plan.producers), *arrays,
+        walk.used_starts, walk.used, walk.target_maps, walk.starts, walk.entries, target,
+        *problem.sizes, window.lead, cut.down, cut.across, cut.warp_samples, plan.block_samples,
+        window.pitch, window.skew, window.plane, walk.groups, plan.turns, plan.chunk, walk.chunks,
+        plan.store_at, plan.stages, shared_bytes=plan.shared_bytes)
