@@ -29,10 +29,14 @@ struct Forward {
     __device__ __forceinline__ StageOrigin origin(const Region &region) const {
         return {region.sample, region.row * STRIDE_Y + first_row, region.column * STRIDE_X + first_column - lead};
     }
-    template <class T>
+    // As many neighbouring pixels as are copied at once.
+    __device__ __forceinline__ int pixels(const StageOrigin &origin) const {
+        return group_size(maps, origin.column, x, x);
+    }
+    template <class T, class... Known>
     __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                          const StageOrigin &origin) const {
-        stage_maps<T>(staged, x, list, count, stage, maps, origin, group_size(maps, origin.column, x, x));
+                                          const StageOrigin &origin, const Known &...steps) const {
+        stage_maps<T>(staged, x, list, count, stage, maps, origin, pixels(origin), steps...);
     }
     template <class X>
     __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const X &window,

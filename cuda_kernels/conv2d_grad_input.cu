@@ -29,18 +29,21 @@ struct GradInput {
     __device__ __forceinline__ StageOrigin origin(const Region &region) const {
         return {region.sample, region.row + first_row, region.column + first_column - lead};
     }
-    template <class T>
+    __device__ __forceinline__ int pixels(const StageOrigin &origin) const {
+        return group_size(maps, origin.column, grad_output, output);
+    }
+    template <class T, class... Known>
     __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                          const StageOrigin &origin) const {
-        const int v = group_size(maps, origin.column, grad_output, output);
-        stage_maps<T>(staged, grad_output, list, count, stage, maps, origin, v);
-        if constexpr (HAS_SLOPE) stage_maps<T>(staged + outputs, output, list, count, stage, maps, origin, v);
+                                          const StageOrigin &origin, const Known &...steps) const {
+        const int v = pixels(origin);
+        stage_maps<T>(staged, grad_output, list, count, stage, maps, origin, v, steps...);
+        if constexpr (HAS_SLOPE)
+            stage_maps<T>(staged + outputs, output, list, count, stage, maps, origin, v, steps...);
     }
     template <class T>
     __device__ __forceinline__ void finish(real *staged, int count, const Stage<BAND> &stage,
                                            const StageOrigin &origin) const {
-        apply_slopes<T>(staged, outputs, count, stage, maps, origin,
-                        group_size(maps, origin.column, grad_output, output));
+        apply_slopes<T>(staged, outputs, count, stage, maps, origin, pixels(origin));
     }
     template <class X>
     __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const X &window,

@@ -10,9 +10,9 @@
 //                   the warp is done with the place
 //                 write the tiles
 //
-// So no warp waits for another one but through the ring: a warp with few connections into some maps is ahead of one with
-// many by up to a whole ring, copies go on while tiles are computed and written, and writing is left to the copy engine
-// where rows and addresses allow it (sm_90).
+// So no warp waits for another one but through the ring: a warp with few connections into some maps is ahead of one
+// with many by up to a whole ring, copies go on while tiles are computed and written, and writing is left to the copy
+// engine where rows and addresses allow it (sm_90).
 //
 // Warps 0 .. WARPS - 1 are consumers, who own what conv2d_tiles.cuh says; the PRODUCERS behind them stage together.
 // Shared memory, dynamic: `stages` places of chunk * Stage::slot() reals (twice that where outputs are staged as
@@ -47,17 +47,20 @@ __device__ __forceinline__ void produce(const Op &op, real *staged, int stage_si
     using Producers = Threads<32 * PRODUCERS, 32 * WARPS>;
     RingPlace place;
     Started started;
+    Steps<Producers> steps;
 #pragma unroll 1
     for (int work = blockIdx.x; work < grid.regions() * walk.groups; work += gridDim.x) {
         const int group = work % walk.groups;
         const int used = walk.used_starts[group + 1] - walk.used_starts[group];
         const StageOrigin origin = op.origin(Region(grid, work / walk.groups));
+        steps.prepare(op.pixels(origin), stage);
 #pragma unroll 1
         for (int c = 0; c * walk.chunk < used; ++c) {
             const int count = min(walk.chunk, used - c * walk.chunk);
             wait(&empty[place.slot], place.parity ^ 1);  // in the first round it is
             op.template start<Producers>(staged + place.slot * stage_size,
-                                         walk.used + walk.used_starts[group] + c * walk.chunk, count, stage, origin);
+                                         walk.used + walk.used_starts[group] + c * walk.chunk, count, stage, origin,
+                                         steps);
             if constexpr (Op::FINISHES) {  // the chunk before: this one comes meanwhile
                 commit_copies();
                 if (started.slot >= 0) {

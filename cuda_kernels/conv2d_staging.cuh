@@ -86,6 +86,17 @@ struct Threads {
     static __device__ __forceinline__ int number() { return threadIdx.x - First; }
 };
 
+// Where a group of neighbouring pixels is in a map, and whether there is any.
+struct Found {
+    size_t from;
+    bool there;
+    __device__ __forceinline__ Found(const Maps &maps, const StageOrigin &origin, int sample, int row, int column) {
+        const int n = origin.sample + sample, y = origin.row + row, x = origin.column + column;
+        there = n < maps.samples && y >= 0 && y < maps.height && x >= 0 && x < maps.width;
+        from = there ? (size_t)n * maps.count * maps.area() + y * maps.width + x : 0;
+    }
+};
+
 // Calls body(element of slot 0, source of map 0, whether it is there, first slot, end of the slots) for every group of
 // V neighbouring pixels that falls to this thread: the same ones at every call. Where there are more threads than
 // groups, several share the slots of each.
@@ -98,10 +109,46 @@ __device__ __forceinline__ void each_group(const S &stage, const Maps &maps, con
     for (int i = T::number(); i < count * parts; i += T::COUNT) {
         const int part = parts > 1 ? i / count : 0, at = i - part * count;
         const int group = at % groups, row = at / groups % stage.rows, sample = at / groups / stage.rows;
-        const int n = origin.sample + sample, y = origin.row + row, x = origin.column + group * V;
-        const bool there = n < maps.samples && y >= 0 && y < maps.height && x >= 0 && x < maps.width;
-        const size_t from = there ? (size_t)n * maps.count * maps.area() + y * maps.width + x : 0;
-        body(stage.place(sample, row, group * V), from, there, part * share, min(slots, (part + 1) * share));
+        const Found found(maps, origin, sample, row, group * V);
+        body(stage.place(sample, row, group * V), found.from, found.there, part * share,
+             min(slots, (part + 1) * share));
+    }
+}
+
+// For threads that stage again and again: where the first group of this one lies, and how far it is from one of its
+// groups to the next, without divisions for each.
+template <class T>
+struct Steps {
+    int v = 0;  // pixels of a group
+    int groups, count, group, row, sample, by_group, by_row, by_sample;
+
+    template <class S>
+    __device__ __forceinline__ void prepare(int pixels, const S &stage) {
+        if (pixels == v) return;
+        v = pixels;
+        groups = (stage.columns + v - 1) / v;
+        count = stage.samples * stage.rows * groups;
+        group = T::number() % groups, row = T::number() / groups % stage.rows;
+        sample = T::number() / groups / stage.rows;
+        by_group = T::COUNT % groups, by_row = T::COUNT / groups % stage.rows;
+        by_sample = T::COUNT / groups / stage.rows;
+    }
+};
+
+// As the other one, with `steps` that have been prepared.
+template <int V, class T, class S, class Body>
+__device__ __forceinline__ void each_group(const S &stage, const Maps &maps, const StageOrigin &origin, int slots,
+                                           Body body, const Steps<T> &steps) {
+    if (steps.count < T::COUNT) return each_group<V, T>(stage, maps, origin, slots, body);
+    int group = steps.group, row = steps.row, sample = steps.sample;
+    for (int i = T::number(); i < steps.count; i += T::COUNT) {
+        const Found found(maps, origin, sample, row, group * V);
+        body(stage.place(sample, row, group * V), found.from, found.there, 0, slots);
+        group += steps.by_group;
+        row += steps.by_row;
+        sample += steps.by_sample;
+        if (group >= steps.groups) group -= steps.groups, ++row;
+        if (row >= stage.rows) row -= stage.rows, ++sample;
     }
 }
 
@@ -114,9 +161,10 @@ __device__ __forceinline__ int group_size(const Maps &maps, int column, const vo
     return 1;
 }
 
-template <int V, class T, class S>
+template <int V, class T, class S, class... Known>
 __device__ __forceinline__ void copy_groups(real *staged, const real *source, const int *list, int count,
-                                            const S &stage, const Maps &maps, const StageOrigin &origin) {
+                                            const S &stage, const Maps &maps, const StageOrigin &origin,
+                                            const Known &...steps) {
     const int slot_size = stage.slot();
     each_group<V, T>(stage, maps, origin, count, [&](int element, size_t from, bool there, int first_slot,
                                                            int end) {
@@ -128,20 +176,20 @@ __device__ __forceinline__ void copy_groups(real *staged, const real *source, co
 #pragma unroll COPIES_AT_ONCE
         for (int slot = first_slot; slot < end; ++slot, to += slot_size)
             copy_async<V * sizeof(real)>(to, first + (size_t)(unsigned)list[slot] * bytes, there);
-    });
+    }, steps...);
 }
 
-// Starts to stage the maps source[list[0..count)].
-template <class T, class S>
+// Starts to stage the maps source[list[0..count)], v neighbouring pixels at once; with `Steps` for these, or without.
+template <class T, class S, class... Known>
 __device__ __forceinline__ void stage_maps(real *staged, const real *source, const int *list, int count,
                                            const S &stage, const Maps &maps, const StageOrigin &origin,
-                                           int v) {
+                                           int v, const Known &...steps) {
     if (v == 1)
-        copy_groups<1, T>(staged, source, list, count, stage, maps, origin);
+        copy_groups<1, T>(staged, source, list, count, stage, maps, origin, steps...);
     else if (v == 2)
-        copy_groups<2, T>(staged, source, list, count, stage, maps, origin);
+        copy_groups<2, T>(staged, source, list, count, stage, maps, origin, steps...);
     else if constexpr (sizeof(real) == 4)
-        copy_groups<4, T>(staged, source, list, count, stage, maps, origin);
+        copy_groups<4, T>(staged, source, list, count, stage, maps, origin, steps...);
 }
 
 // dz = grad_output * act'(output), of what this thread has staged of both, `outputs` reals apart; each

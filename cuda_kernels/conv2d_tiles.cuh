@@ -11,9 +11,10 @@
 //   starts[slot * chunks + c]            where the slot's connections into chunk c begin in `entries`
 //   entries[e] = (place of the source map in the chunk, connection)
 //
-// `Op`, forward or by the input, has begin(map), a tile's first value; start<Threads>(staged, list, count, stage,
-// origin), which starts to stage maps; finish<Threads>(...), once what a thread has started has come, if FINISHES;
-// add(tile, window, weight) for one connection; and value(sum), what is written.
+// `Op`, forward or by the input, has begin(map), a tile's first value; origin(region), where staging begins;
+// start<Threads>(staged, list, count, stage, origin), which starts to stage maps, pixels(origin) neighbours at once;
+// finish<Threads>(...), once what a thread has started has come, if FINISHES; add(tile, window, weight) for one
+// connection; and value(sum), what is written.
 
 #include "conv2d.cuh"
 #include "conv2d_staging.cuh"

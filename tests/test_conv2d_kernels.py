@@ -132,14 +132,14 @@ def test_plans_match_plain_loops_with(wanted, cuda_on_cpu):
 
 RING_SHAPES = {
     "rows that a bulk store takes": Conv2dCase(RANDOM, 5, (10, 10), (3, 3), activation="relu"),
-    "odd rows": Conv2dCase(FULL(9, 5), 5, (7, 9), (3, 2), padding=(0, 1), activation="relu"),
+    "more pixels than producers": Conv2dCase(UNEVEN, 3, (20, 40), (3, 3), padding=(1, 1)),
+    "odd rows of many pixels": Conv2dCase(UNEVEN, 3, (20, 37), (3, 2), padding=(1, 1)),
     "strides": Conv2dCase(RANDOM, 5, (12, 13), (3, 3), (2, 3), (1, 1)),
     "doubles": Conv2dCase(RANDOM, 3, (8, 10), (3, 3), padding=(2, 2), dtype=DOUBLE),
     "taps in several bands": Conv2dCase(UNEVEN, 2, (14, 15), (7, 7), padding=(3, 3)),
     "more work than blocks": Conv2dCase(ConnectionTable.random(9, 40, density=0.2, seed=3), 40,
                                         (6, 6), (3, 3), padding=(1, 1)),
-    "fewer maps than warps": Conv2dCase(FULL(3, 1), 2, (8, 8), (3, 3)),
-    "identity": Conv2dCase(RANDOM, 5, (8, 12), (3, 3), padding=(1, 1), activation="identity"),
+    "fewer maps than warps": Conv2dCase(FULL(3, 1), 2, (8, 8), (3, 3), activation="identity"),
 }
 
 
@@ -305,10 +305,10 @@ def test_kernels_chosen_for_the_issues_shapes_compile_without_spills():
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_120"])
 def test_rings_that_are_considered_compile_without_spills(architecture):
     found = {}
-    for shape, kernel_size, table in ISSUE.values():
+    for name in ("C3", "64 maps, 3x3", "64 maps, 5x5"):
         for activation in ("identity", "scaled_tanh"):
-            found |= sources(shape, kernel_size, table, architecture, "ring", activation=activation)
-    assert len(found) > 24
+            found |= sources(*ISSUE[name], architecture, "ring", activation=activation)
+    assert len(found) > 12
     assert not spills(found, architecture)
 
 

@@ -17,7 +17,7 @@ from tests.cases import Conv2dCase
 from tests.layouts import get, put
 
 CASES = {
-    "Table I": Conv2dCase(ConnectionTable.lenet5_c3(), 80, (14, 14), (5, 5)),
+    "Table I": Conv2dCase(ConnectionTable.lenet5_c3(), 80, (8, 8), (5, 5)),
     "padded": Conv2dCase(ConnectionTable.grouped(6, 9, 3), 11, (9, 8), (3, 3), padding=(1, 2)),
     "one to one": Conv2dCase(ConnectionTable.one_to_one(6), 11, (5, 5), (3, 3), padding=(1, 1)),
     "random": Conv2dCase(ConnectionTable.random(8, 6, density=0.4, seed=2), 11, (7, 8), (3, 3)),
