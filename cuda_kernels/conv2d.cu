@@ -35,8 +35,8 @@ struct Forward {
     }
     template <class T, class... Known>
     __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                          const StageOrigin &origin, const Known &...steps) const {
-        stage_maps<T>(staged, x, list, count, stage, maps, origin, pixels(origin), steps...);
+                                          const StageOrigin &origin, int v, const Known &...steps) const {
+        stage_maps<T>(staged, x, list, count, stage, maps, origin, v, steps...);
     }
     template <class X>
     __device__ __forceinline__ void add(real (&z)[TILE_ROWS][TILE_COLUMNS], const X &window,

@@ -34,16 +34,15 @@ struct GradInput {
     }
     template <class T, class... Known>
     __device__ __forceinline__ void start(real *staged, const int *list, int count, const Stage<BAND> &stage,
-                                          const StageOrigin &origin, const Known &...steps) const {
-        const int v = pixels(origin);
+                                          const StageOrigin &origin, int v, const Known &...steps) const {
         stage_maps<T>(staged, grad_output, list, count, stage, maps, origin, v, steps...);
         if constexpr (HAS_SLOPE)
             stage_maps<T>(staged + outputs, output, list, count, stage, maps, origin, v, steps...);
     }
     template <class T>
     __device__ __forceinline__ void finish(real *staged, int count, const Stage<BAND> &stage,
-                                           const StageOrigin &origin) const {
-        apply_slopes<T>(staged, outputs, count, stage, maps, origin, pixels(origin));
+                                           const StageOrigin &origin, int v) const {
+        apply_slopes<T>(staged, outputs, count, stage, maps, origin, v);
     }
     template <class X>
     __device__ __forceinline__ void add(real (&grad)[TILE_ROWS][TILE_COLUMNS], const X &window,

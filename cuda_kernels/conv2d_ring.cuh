@@ -36,7 +36,7 @@ struct RingPlace {
 
 // What producers have started to stage, and have to finish.
 struct Started {
-    int slot = -1, count;
+    int slot = -1, count, v;
     StageOrigin origin;
 };
 
@@ -53,23 +53,24 @@ __device__ __forceinline__ void produce(const Op &op, real *staged, int stage_si
         const int group = work % walk.groups;
         const int used = walk.used_starts[group + 1] - walk.used_starts[group];
         const StageOrigin origin = op.origin(Region(grid, work / walk.groups));
-        steps.prepare(op.pixels(origin), stage);
+        const int v = op.pixels(origin);
+        steps.prepare(v, stage);
 #pragma unroll 1
         for (int c = 0; c * walk.chunk < used; ++c) {
             const int count = min(walk.chunk, used - c * walk.chunk);
             wait(&empty[place.slot], place.parity ^ 1);  // in the first round it is
             op.template start<Producers>(staged + place.slot * stage_size,
                                          walk.used + walk.used_starts[group] + c * walk.chunk, count, stage, origin,
-                                         steps);
+                                         v, steps);
             if constexpr (Op::FINISHES) {  // the chunk before: this one comes meanwhile
                 commit_copies();
                 if (started.slot >= 0) {
                     wait_for_copies<1>();
                     op.template finish<Producers>(staged + started.slot * stage_size, started.count, stage,
-                                                  started.origin);
+                                                  started.origin, started.v);
                     arrive(&full[started.slot]);
                 }
-                started = Started{place.slot, count, origin};
+                started = Started{place.slot, count, v, origin};
             } else {
                 arrive_when_copied(&full[place.slot]);
             }
@@ -79,7 +80,8 @@ __device__ __forceinline__ void produce(const Op &op, real *staged, int stage_si
     if constexpr (Op::FINISHES)
         if (started.slot >= 0) {
             wait_for_copies<0>();
-            op.template finish<Producers>(staged + started.slot * stage_size, started.count, stage, started.origin);
+            op.template finish<Producers>(staged + started.slot * stage_size, started.count, stage, started.origin,
+                                          started.v);
             arrive(&full[started.slot]);
         }
 }

@@ -12,9 +12,9 @@
 //   entries[e] = (place of the source map in the chunk, connection)
 //
 // `Op`, forward or by the input, has begin(map), a tile's first value; origin(region), where staging begins;
-// start<Threads>(staged, list, count, stage, origin), which starts to stage maps, pixels(origin) neighbours at once;
-// finish<Threads>(...), once what a thread has started has come, if FINISHES; add(tile, window, weight) for one
-// connection; and value(sum), what is written.
+// pixels(origin), how many neighbours are copied at once from there; start<Threads>(staged, list, count, stage, origin,
+// pixels), which starts to stage maps; finish<Threads>(...), once what a thread has started has come, if FINISHES;
+// add(tile, window, weight) for one connection; and value(sum), what is written.
 
 #include "conv2d.cuh"
 #include "conv2d_staging.cuh"

@@ -44,11 +44,11 @@ __device__ __forceinline__ void walk_connections(const Op &op, real *staged, con
                     __syncthreads();  // nobody reads what is staged, or writes tiles through it
                     const StageOrigin origin = op.origin(region);
                     const int *list = walk.used + walk.used_starts[group] + c * walk.chunk;
-                    const int count = min(walk.chunk, used - c * walk.chunk);
-                    op.template start<All>(staged, list, count, stage, origin);
+                    const int count = min(walk.chunk, used - c * walk.chunk), v = op.pixels(origin);
+                    op.template start<All>(staged, list, count, stage, origin, v);
                     commit_copies();
                     wait_for_copies<0>();
-                    if constexpr (Op::FINISHES) op.template finish<All>(staged, count, stage, origin);
+                    if constexpr (Op::FINISHES) op.template finish<All>(staged, count, stage, origin, v);
                     __syncthreads();
                 }
                 walk.add_chunk(op, tiles, c, first_slot, mine, weight, stage);
