@@ -12,8 +12,9 @@
 // samples; conv2d_walk.cuh has the loops, and the shared memory, conv2d_ring.cuh those with PRODUCERS.
 //
 // Launch: 1-D, (WARPS + PRODUCERS) * 32 threads, a block for each region and group of output maps, or fewer: blocks
-// loop. constants.h: KERNEL_*, STRIDE_*, TILE_*, MAPS, WARPS, PRODUCERS; SKEWED, whether `skew` is not 0;
-// WINDOW_ALIGNMENT: every lane's window begins at a multiple of so many reals (backends/cuda/conv2d_kernels/tiles.py).
+// loop, with PRODUCERS to their advantage.
+// constants.h: KERNEL_*, STRIDE_*, TILE_*, MAPS, WARPS, PRODUCERS; SKEWED, whether `skew` is not 0; WINDOW_ALIGNMENT:
+// every lane's window begins at a multiple of so many reals (backends/cuda/conv2d_kernels/tiles.py).
 
 #include "activation.cuh"
 #include "constants.h"

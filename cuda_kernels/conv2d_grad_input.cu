@@ -11,7 +11,7 @@
 // the identity outputs are not read.
 //
 // Launch: 1-D, (WARPS + PRODUCERS) * 32 threads, a block for each region and group of input maps, or fewer: blocks
-// loop. constants.h: as of conv2d.cu.
+// loop, with PRODUCERS to their advantage. constants.h: as of conv2d.cu.
 
 #include "activation.cuh"
 #include "constants.h"

@@ -130,6 +130,19 @@ def test_plans_match_plain_loops_with(wanted, cuda_on_cpu):
     case.check(with_kernel(cuda_on_cpu, labels(case, wanted)))
 
 
+def test_a_ring_has_no_more_blocks_than_there_are_at_a_time():
+    """So that each goes from one piece of work to the next without an end."""
+    runtime = HostRuntime()
+    case = RING_SHAPES["more work than blocks"]
+    case.check(with_kernel(CudaBackend(runtime), RING))
+    rings = {name: (blocks, threads) for name, blocks, threads in runtime.launches
+             if name in ("conv2d_forward", "conv2d_grad_input")}
+    assert len(rings) == 2
+    for blocks, threads in rings.values():
+        assert blocks == PROFILE.multiprocessors
+        assert threads in {32 * (warps + ring.PRODUCERS) for warps in ring.WARPS}
+
+
 RING_SHAPES = {
     "rows that a bulk store takes": Conv2dCase(RANDOM, 5, (10, 10), (3, 3), activation="relu"),
     "more pixels than producers": Conv2dCase(UNEVEN, 3, (20, 40), (3, 3), padding=(1, 1)),

@@ -297,9 +297,12 @@ def launch(backend, problem, plan, arrays, target):
                                     problem.dtype, problem.activation, tuple(constants.items()))
     walk = backend.table_order(problem.table, walks.walk, forward, plan.map_warps, plan.maps,
                                plan.turns, plan.chunk)
+    blocks = plan.regions * walk.groups
+    if plan.producers:  # those that are there at a time: they bring the next maps while they write
+        blocks = min(blocks, backend.runtime.profile.multiprocessors)
     backend.kernels.launch(
-        specialisation, "conv2d_forward" if forward else "conv2d_grad_input",
-        plan.regions * walk.groups, WARP * (plan.warps + plan.producers), *arrays,
+        specialisation, "conv2d_forward" if forward else "conv2d_grad_input", blocks,
+        WARP * (plan.warps + plan.producers), *arrays,
         walk.used_starts, walk.used, walk.target_maps, walk.starts, walk.entries, target,
         *problem.sizes, window.lead, cut.down, cut.across, cut.warp_samples, plan.block_samples,
         window.pitch, window.skew, window.plane, walk.groups, plan.turns, plan.chunk, walk.chunks,
