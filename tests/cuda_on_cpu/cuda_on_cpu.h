@@ -143,12 +143,26 @@ TOLD void store_to_block(T *here, int rank, T value, SITE) {
     TELL(write, there);
     *there = value;
 }
-// Barriers in shared memory (cuda_kernels/mbarrier.cuh).
-inline void init_mbarrier(const void *barrier, int arrivals, SITE) {
+// Barriers in shared memory (cuda_kernels/mbarrier.cuh). For the race detector one is written when
+// it is initialised and read whenever it is used, so that it asks for a barrier of the
+// block between.
+TOLD void init_mbarrier(T *barrier, int arrivals, SITE) {
+    TELL(write, barrier);
     mbarrier_init(barrier, arrivals, site);
 }
-inline void arrive(const void *barrier, SITE) { mbarrier_arrive(barrier, site); }
-inline void wait(const void *barrier, int parity, SITE) { mbarrier_wait(barrier, parity, site); }
+TOLD void arrive(T *barrier, SITE) {
+    TELL(read, barrier);
+    mbarrier_arrive(barrier, site);
+}
+// The same: copies are done when they are started.
+TOLD void arrive_when_copied(T *barrier, SITE) {
+    TELL(read, barrier);
+    mbarrier_arrive(barrier, site);
+}
+TOLD void wait(T *barrier, int parity, SITE) {
+    TELL(read, barrier);
+    mbarrier_wait(barrier, parity, site);
+}
 }  // namespace cuda_on_cpu
 #undef SITE
 

@@ -87,6 +87,7 @@ CUDA_ON_CPU_EXPORT void mbarrier_wait(const void *place, int parity, Site site);
 // Tell the race detector of an access that it does not see, made from the code at `address`.
 CUDA_ON_CPU_EXPORT void atomic_access(const void *memory, int bytes, const void *address);
 CUDA_ON_CPU_EXPORT void write_access(const void *memory, int bytes, const void *address);
+CUDA_ON_CPU_EXPORT void read_access(const void *memory, int bytes, const void *address);
 
 [[noreturn]] CUDA_ON_CPU_EXPORT void trap(Site site);
 

@@ -10,7 +10,9 @@
 // and blocks of different clusters are never ordered: a kernel in which the last block adds up what
 // the others wrote is reported. So are threads that write the same value.
 //
-// Each four bytes of memory have a cell: who wrote it last and who read it since.
+// Each four bytes of memory have a cell: who wrote it last and who read it since. Barriers of whole blocks and
+// warps let two readers stand for all. What an mbarrier orders is a thread at a time, so where a kernel has one all
+// readers are kept.
 #include "scheduler.h"
 
 #ifdef CUDA_ON_CPU_THREAD
@@ -30,9 +32,16 @@ struct Access {
     int32_t code;      // return address, counted from the launch's anchor
 };
 
+// Readers of a kernel with mbarriers that are ordered after neither of a cell's first two; each thread once.
+struct Readers {
+    int count, room;
+    Access list[];
+};
+
 struct Cell {
     Access writer;
-    Access readers[2];  // two that are not ordered stand for all of them
+    Access readers[2];  // two that are not ordered stand for all of them, unless there are more
+    Readers *more;
     Cell *bytes;        // a cell for each byte, once parts of the four bytes were accessed
 };
 
@@ -94,15 +103,21 @@ Page *find_page(uintptr_t number, bool make) {
     return last_page = page;
 }
 
-void clear(Cell &cell) {
+void free_parts(Cell &cell) {
+    for (int i = 0; cell.bytes && i < 4; ++i) free(cell.bytes[i].more);
     free(cell.bytes);
+    free(cell.more);
+}
+
+void clear(Cell &cell) {
+    free_parts(cell);
     memset(&cell, 0, sizeof cell);
 }
 
 void free_pages() {
     for (size_t i = 0; i < table_size; ++i) {
         if (!table[i]) continue;
-        for (Cell &cell : table[i]->cells) free(cell.bytes);
+        for (Cell &cell : table[i]->cells) free_parts(cell);
         free(table[i]);
         table[i] = nullptr;
     }
@@ -160,6 +175,27 @@ bool replaces_second(const Access *readers) {
            rank_of(cluster.current) != rank_of(first);
 }
 
+size_t bytes_of(int readers) { return sizeof(Readers) + readers * sizeof(Access); }
+
+// Keep the running thread's read beside two that it is not ordered after. Nothing is ordered after a read by another
+// cluster, which so stands for all.
+void keep_reader(Cell &cell, const Access &self) {
+    if (cell.readers[0].cluster != cluster.serial) return;
+    const int count = cell.more ? cell.more->count : 0;
+    for (int i = 0; i < count; ++i)
+        if (cell.more->list[i].thread == self.thread) {
+            cell.more->list[i] = self;
+            return;
+        }
+    if (!cell.more || count == cell.more->room) {
+        const int room = 2 * count + 4;
+        cell.more = static_cast<Readers *>(realloc(cell.more, bytes_of(room)));
+        cell.more->room = room;
+    }
+    cell.more->list[count] = self;
+    cell.more->count = count + 1;
+}
+
 void visit(Cell &cell, Kind kind, const char *code) {
     if (!ordered(cell.writer) && !(kind.atomic && cell.writer.atomic))
         fail_on(cell.writer, {true, cell.writer.atomic}, kind, code);
@@ -169,11 +205,18 @@ void visit(Cell &cell, Kind kind, const char *code) {
     if (kind.write) {
         for (int i = 0; i < 2; ++i)
             if (!ordered(readers[i])) fail_on(readers[i], {false, false}, kind, code);
+        for (int i = 0; cell.more && i < cell.more->count; ++i)
+            if (!ordered(cell.more->list[i])) fail_on(cell.more->list[i], {false, false}, kind, code);
         cell.writer = self;
         readers[0].cluster = readers[1].cluster = 0;
+        if (cell.more) cell.more->count = 0;
     } else if (ordered(readers[0])) {
         readers[0] = self;
-    } else if (ordered(readers[1]) || replaces_second(readers)) {
+    } else if (ordered(readers[1])) {
+        readers[1] = self;
+    } else if (mbarrier_count) {
+        keep_reader(cell, self);
+    } else if (replaces_second(readers)) {
         readers[1] = self;
     }
 }
@@ -182,8 +225,12 @@ void visit_part(Cell &cell, uintptr_t first, uintptr_t last, Kind kind, const ch
     if (!cell.bytes) {
         cell.bytes = static_cast<Cell *>(malloc(4 * sizeof(Cell)));
         for (int i = 0; i < 4; ++i) {
-            cell.bytes[i] = cell;
-            cell.bytes[i].bytes = nullptr;
+            Cell &byte = cell.bytes[i];
+            byte = cell;
+            byte.bytes = nullptr;
+            if (!cell.more) continue;
+            byte.more = static_cast<Readers *>(malloc(bytes_of(cell.more->room)));
+            memcpy(byte.more, cell.more, bytes_of(cell.more->count));
         }
     }
     for (uintptr_t i = first; i < last; ++i) visit(cell.bytes[i], kind, code);
@@ -291,6 +338,10 @@ void write_access(const void *memory, int bytes, const void *code) {
     access(memory, bytes, {true, false}, code);
 }
 
+void read_access(const void *memory, int bytes, const void *code) {
+    access(memory, bytes, {false, false}, code);
+}
+
 }  // namespace cuda_on_cpu
 
 #define HOOK(name, bytes, write)                                                          \
@@ -330,6 +381,7 @@ void races_begin_phase(int, int) {}
 void races_wait(int, int) {}
 void atomic_access(const void *, int, const void *) {}
 void write_access(const void *, int, const void *) {}
+void read_access(const void *, int, const void *) {}
 }  // namespace cuda_on_cpu
 
 #endif
