@@ -20,7 +20,7 @@ struct alignas(8) Mbarrier {
 
 #if defined(CUDA_ON_CPU)  // tests/cuda_on_cpu/cuda_on_cpu.h
 
-constexpr bool HAS_MBARRIERS = true, HAS_BULK_STORES = true;
+constexpr bool HAS_BULK_STORES = true;
 using cuda_on_cpu::arrive;
 using cuda_on_cpu::arrive_when_copied;
 using cuda_on_cpu::init_mbarrier;
@@ -38,7 +38,7 @@ inline void wait_for_bulk_reads() {}
 
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 
-constexpr bool HAS_MBARRIERS = true, HAS_BULK_STORES = __CUDA_ARCH__ >= 900;
+constexpr bool HAS_BULK_STORES = __CUDA_ARCH__ >= 900;
 
 __device__ __forceinline__ unsigned place_in_shared(const void *shared) {
     return static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -93,9 +93,9 @@ __device__ __forceinline__ void wait_for_bulk_reads() { __trap(); }
 
 #endif
 
-#else  // never called: HAS_MBARRIERS is false
+#else  // compiled, as some kernels name them, and never called
 
-constexpr bool HAS_MBARRIERS = false, HAS_BULK_STORES = false;
+constexpr bool HAS_BULK_STORES = false;
 
 __device__ __forceinline__ void init_mbarrier(Mbarrier *, int) { __trap(); }
 __device__ __forceinline__ void arrive(Mbarrier *) { __trap(); }

@@ -153,7 +153,8 @@ class Costs:
 # first on an AMD EPYC of family 25, model 1, where what is taken takes 5 per cent longer than the
 # quickest, on average, and 1.6 times at worst; the second on model 17 (6 per cent, 2.1 times), but
 # for inputs by themselves and cells of 2x1, whose cost is a guess there. `sum_call` is what makes
-# two threads choose well, which wait for each other: one alone adds in a fifth of it.
+# two threads choose well, which wait for each other: one alone adds in a fifth of it. What AVX2 has
+# for sums was fitted later, to 17 products by themselves (0.8 to 1.25 of their times).
 AVX2 = Costs(
     multiply_add=1 / 31e9, row_step=4, extra_rows=3, extra_depth=6.1, extra_rows_by_rows=14.6,
     extra_depth_by_rows=46, sum_multiply_add=1 / 43e9, extra_rows_of_sums=5.8,
